@@ -279,7 +279,7 @@ class ListTasksResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.Task]:
-        """In the order of creation."""
+        """Queue by queue, each in the order of creation."""
 
     def __init__(
         self,

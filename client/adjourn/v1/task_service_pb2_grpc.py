@@ -109,7 +109,7 @@ class TasksServicer:
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """Lists tasks in the order of their creation.
+        """Lists tasks, queue by queue, each in the order of creation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,7 @@ class TasksStub:
     Get: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]
     """Reads a task."""
     List: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]
-    """Lists tasks in the order of their creation."""
+    """Lists tasks, queue by queue, each in the order of creation."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CancelTaskRequest, _task_service_pb2.CancelTaskResponse]
     """Ends a task that has not ended: a waiting one never runs; the lease of a running one is taken away and its worker told.
     The cancelled task is kept for the queue's dead_letter_retention. FAILED_PRECONDITION if it has ended.
@@ -74,7 +74,7 @@ class TasksAsyncStub(TasksStub):
     Get: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]  # type: ignore[assignment]
     """Reads a task."""
     List: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """Lists tasks in the order of their creation."""
+    """Lists tasks, queue by queue, each in the order of creation."""
     Cancel: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CancelTaskRequest, _task_service_pb2.CancelTaskResponse]  # type: ignore[assignment]
     """Ends a task that has not ended: a waiting one never runs; the lease of a running one is taken away and its worker told.
     The cancelled task is kept for the queue's dead_letter_retention. FAILED_PRECONDITION if it has ended.
@@ -127,7 +127,7 @@ class TasksServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.ListTasksResponse, _abc.Awaitable[_task_service_pb2.ListTasksResponse]]:
-        """Lists tasks in the order of their creation."""
+        """Lists tasks, queue by queue, each in the order of creation."""
 
     @_abc_1.abstractmethod
     def Cancel(

@@ -240,14 +240,14 @@ class Store(Protocol):
         Raises: StoreFull, StoreUnavailable."""
         ...
 
-    def get_task(self, queue: str, task: str, now: int | None = None) -> TaskRecord | None:
+    def get_task(self, queue: str, task: str) -> TaskRecord | None:
         """Return the task with this name, or else with this uid (canonical text), with its history; None if there is
         none."""
         ...
 
-    def list_tasks(self, wanted: TaskFilter, limit: int, cursor: int | None = None, now: int | None = None) -> TaskPage:
-        """Return up to `limit` tasks in the order of their creation, after `cursor`, without their history's
-        tracebacks. A page may be short of `limit` and have a cursor: the number of tasks looked at is bounded."""
+    def list_tasks(self, wanted: TaskFilter, limit: int, cursor: int | None = None) -> TaskPage:
+        """Return up to `limit` tasks after `cursor`, queue by queue, each in the order of creation, without their
+        history's tracebacks. A page may be short of `limit` and have a cursor: what it looks at is bounded."""
         ...
 
     def get_queue(self, queue: str) -> Queue | None:
