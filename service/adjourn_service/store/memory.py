@@ -81,6 +81,9 @@ from adjourn_service.store.base import (
 
 IDEMPOTENCY_WINDOW_US: Final = 600 * SECOND_US
 
+_SEQS_OF_QUEUE: Final = 1 << 40
+"""Numbers set apart for the tasks of each queue, more than a process can give."""
+
 _Key = tuple[int, ...]
 
 _FAILURES: Final = {
@@ -146,7 +149,7 @@ class _HeldLease:
 
 @dataclass(slots=True, eq=False)
 class _Task:
-    """A task that is live or kept. `seq` is its place in the order of creation."""
+    """A task that is live or kept. `seq` is unique, and within the queue in the order of creation."""
 
     seq: int
     new: NewTask
@@ -214,6 +217,7 @@ class _Task:
 class _Queue:
     """A queue with its tasks, in the order of their creation, and its counters."""
 
+    number: int
     queue: Queue
     tasks: dict[int, _Task] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
@@ -260,7 +264,7 @@ class MemoryStore:
         self._mutex = threading.Lock()
         self._queues: dict[str, _Queue] = {}
         self._tasks: dict[int, _Task] = {}
-        self._next_seq = 1
+        self._queues_made = 0
         self._uids: dict[bytes, int] = {}
         self._uids_by_age: list[bytes] = []
         self._tombstones_by_age: list[tuple[int, str, str]] = []
@@ -293,26 +297,20 @@ class MemoryStore:
             applied.next_chore_at = min((head[0][0] for head in heads if head), default=None)
             return applied
 
-    def get_task(self, queue: str, task: str, now: int | None = None) -> TaskRecord | None:  # noqa: ARG002 contract
+    def get_task(self, queue: str, task: str) -> TaskRecord | None:
         """Return the task by name or uid; see `store.base`."""
         with self._mutex:
             found = self._find(queue, task)
             return None if found is None else found.record()
 
-    def list_tasks(
-        self,
-        wanted: TaskFilter,
-        limit: int,
-        cursor: int | None = None,
-        now: int | None = None,  # noqa: ARG002 contract
-    ) -> TaskPage:
+    def list_tasks(self, wanted: TaskFilter, limit: int, cursor: int | None = None) -> TaskPage:
         """Return a page of tasks; see `store.base`."""
         with self._mutex:
             if wanted.queue is None:
                 tasks = self._tasks
             else:
                 tasks = self._queues[wanted.queue].tasks if wanted.queue in self._queues else {}
-            seqs = list(tasks)
+            seqs = sorted(tasks)
             first = 0 if cursor is None else bisect_right(seqs, cursor)
             page: list[TaskRecord] = []
             for seq in islice(seqs, first, None):
@@ -405,27 +403,26 @@ class MemoryStore:
 
         due_at = max(self._now, self._now + new.countdown_us if new.eta_at is None else new.eta_at)
         state = TaskState.READY if due_at <= self._now else TaskState.SCHEDULED
-        task = _Task(self._next_seq, new, queue, self._now, due_at, state)
-        self._next_seq += 1
+        queue.created_total += 1
+        task = _Task(queue.number * _SEQS_OF_QUEUE + queue.created_total, new, queue, self._now, due_at, state)
         self._tasks[task.seq] = queue.tasks[task.seq] = task
         self._uids[new.uid] = task.seq
         heappush(self._uids_by_age, new.uid)
         if new.name is not None:
             queue.names[new.name] = task.seq
             queue.tombstones.pop(new.name, None)
-        queue.created_total += 1
         self._enter(task)
 
     def _lease(self, operation: Lease) -> Leased:
-        asked = sorted(self._queues) if operation.queues is None else dict.fromkeys(operation.queues)
-        queues = [self._queues[queue_id] for queue_id in asked if queue_id in self._queues]
-        if queues:
-            start = self._turn % len(queues)
-            queues = queues[start:] + queues[:start]
-            self._turn += 1
+        if operation.queues is None:
+            queues = [queue for queue in self._queues.values() if queue.levels[TaskState.READY]]
+        else:
+            queues = [self._queues[queue_id] for queue_id in operation.queues if queue_id in self._queues]
+        start = self._turn % len(queues) if queues else 0
+        self._turn += 1
         leased: list[LeasedTask] = []
         more_at: list[int] = []
-        for queue in queues:
+        for queue in queues[start:] + queues[:start]:
             room = operation.limit - len(leased)
             if room <= 0:
                 break
@@ -549,19 +546,22 @@ class MemoryStore:
         if operation.queue in self._queues:
             raise QueueExists(operation.queue)
         queue = Queue(operation.queue, operation.policy, paused=False, created_at=self._now, updated_at=self._now)
-        self._queues[queue.id] = _Queue(queue)
+        self._queues_made += 1
+        self._queues[queue.id] = _Queue(self._queues_made, queue)
         self._touched.add(queue.id)
         return queue
 
     def _change_queue(self, queue_id: str, *, policy: QueuePolicy | None = None, paused: bool | None = None) -> Queue:
         found = self._queue(queue_id)
+        self._touched.add(queue_id)
+        if paused == found.queue.paused:
+            return found.queue
         found.queue = replace(
             found.queue,
             policy=found.policy if policy is None else policy,
             paused=found.queue.paused if paused is None else paused,
             updated_at=self._now,
         )
-        self._touched.add(queue_id)
         return found.queue
 
     def _delete_queue(self, operation: DeleteQueue) -> None:
@@ -693,7 +693,7 @@ class MemoryStore:
         """Remove a task in any state, by somebody's wish."""
         if task.lease is not None:
             self._revoke(task.lease)
-        if task.new.uid in self._watched:
+        if task.state not in ENDED and task.new.uid in self._watched:
             self._applied.ended[task.new.uid] = TaskState.CANCELLED
         self._remove(task)
 
