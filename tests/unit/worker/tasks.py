@@ -1,0 +1,134 @@
+"""What the workers of the tests run."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from adjourn.context import current_task
+from adjourn.errors import PermanentTaskFailure, SingularTaskFailure
+
+
+def noop():
+    """Do nothing."""
+
+
+def add(a, b):
+    return a + b
+
+
+async def add_slowly(a, b):
+    await asyncio.sleep(0)
+    return a + b
+
+
+def give_coroutine(a, b):
+    return add_slowly(a, b)
+
+
+def loop_id():
+    async def identify():
+        return id(asyncio.get_running_loop())
+
+    return identify()
+
+
+def name_and_attempt():
+    task = current_task()
+    return task.name, task.queue, task.attempt, dict(task.headers)
+
+
+async def name_in_coroutine():
+    return current_task().name
+
+
+def raise_error(text="broken"):
+    raise RuntimeError(text)
+
+
+def raise_permanent():
+    raise PermanentTaskFailure("for good")
+
+
+def raise_singular():
+    raise SingularTaskFailure("again")
+
+
+def leave(status=3):
+    sys.exit(status)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+async def leave_in_coroutine():
+    sys.exit(4)
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+
+def raise_unprintable():
+    raise Unprintable
+
+
+def return_unpicklable():
+    return threading.Lock()
+
+
+def return_bytes(count):
+    return bytes(count)
+
+
+def exit_at_once(status):
+    os._exit(status)
+
+
+def kill_self(number=signal.SIGKILL):
+    os.kill(os.getpid(), number)
+
+
+def segfault():
+    ctypes.string_at(0)
+
+
+def crash_first_time():
+    if current_task().attempt == 1:
+        kill_self()
+
+
+def append(path, text):
+    """Leave a trace of having run: one line, written whole."""
+    with Path(path).open("a") as file:
+        file.write(f"{text}\n")
+
+
+def append_pid_and_wait(path, until):
+    """Tell the pid; then run until the other file exists."""
+    append(path, os.getpid())
+    wait_for(until)
+
+
+def wait_for(path):
+    """Run until the file exists."""
+    while not Path(path).exists():
+        time.sleep(0.002)
+
+
+def fork_and_return(path):
+    """Fork, and let the fork return from the task as the original does."""
+    pid = os.fork()
+    append(path, "fork" if pid == 0 else "original")
+    if pid:
+        os.waitpid(pid, 0)
+
+
+def imported():
+    return sorted({name.partition(".")[0] for name in sys.modules})
