@@ -35,7 +35,7 @@ class ClientConfig:
     and still answers a web request."""
 
     signing_keys: SigningKeys | None = None
-    """Keys that sign payloads and verify results. ADJOURN_SIGNING_KEYS as `id:secret,id:secret`, the first one signs."""
+    """Keys that sign payloads and verify results. ADJOURN_SIGNING_KEYS as `id:secret,id:secret`; the first signs."""
 
     queue: str = DEFAULT_QUEUE
     """Queue of the tasks that name none. ADJOURN_QUEUE."""
@@ -116,8 +116,8 @@ def configure(
 ) -> None:
     """Replace the configuration of this process: what is given here, over the environment, over the defaults.
 
-    `signing_keys` may be text in the form of ADJOURN_SIGNING_KEYS. The default client is dropped, and the next call makes
-    a new one; handles and clients made before keep theirs.
+    `signing_keys` may be text in the form of ADJOURN_SIGNING_KEYS. The default client is dropped, and the next call
+    makes a new one; handles and clients made before keep theirs.
 
     Raises: ConfigError."""
     global _current

@@ -1,6 +1,6 @@
-"""What may be said about a task besides its call: when, where, how often. Values are checked here, before anything is sent.
+"""What may be said about a task besides its call: when, where, how often.
 
-The bounds are those of `adjourn/v1/task.proto` and `queue.proto`."""
+Values are checked here, before anything is sent. The bounds are those of `adjourn/v1/task.proto` and `queue.proto`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ APPENGINE_DEFERRED_URL: Final = "/_ah/queue/deferred"
 class Retry:
     """When a failed attempt is followed by another. Replaces the queue's policy as a whole.
 
-    The wait before retry n is `min(max_backoff, min_backoff * 2**e * max(1, n - e))` with `e = min(n - 1, max_doublings)`.
+    The wait before retry n is `min(max_backoff, min_backoff * 2**e * max(1, n - e))`, `e = min(n - 1, max_doublings)`.
     Durations are seconds or timedeltas; None takes the default.
 
     Raises: OptionError."""
@@ -48,7 +48,7 @@ class Retry:
     max_attempts: int | None = None
     """Most attempts, the first included. Default 100; 0: unlimited. At most 1,000,000."""
     max_age: Seconds | None = None
-    """No retry once this much time has passed since the first attempt began. Default and 0: unlimited. At most 365 days."""
+    """No retry once this much time has passed after the first attempt began. Default, 0: unlimited. At most 365 days."""
     min_backoff: Seconds | None = None
     """Wait before the first retry. Default 0.1 s. At most 30 days."""
     max_backoff: Seconds | None = None
@@ -81,7 +81,7 @@ class Retry:
 
     @classmethod
     def from_appengine(cls, options: Any) -> Retry:
-        """Read App Engine's `TaskRetryOptions`, or anything with its attributes: a limit of N retries is N + 1 attempts,
+        """Read App Engine's `TaskRetryOptions`, or what has its attributes: a limit of N retries is N + 1 attempts,
         no limit is none, and with both limits the task is given up only when both are spent.
 
         Raises: OptionError."""
@@ -122,7 +122,7 @@ class TaskOptions:
     retry: Retry | None = None
     """Replaces the queue's retry policy. App Engine's TaskRetryOptions are read as well."""
     headers: Mapping[str, str] | None = None
-    """Text that travels with the task. At most 64; names of 1 to 100 characters of A-Z a-z 0-9 . _ -, values up to 2,000."""
+    """Text that travels along. At most 64; names of 1 to 100 characters of A-Z a-z 0-9 . _ -, values of up to 2,000."""
     priority: int = 0
     """Higher runs first among the ready tasks of the queue. -1000 to 1000."""
     tag: str | None = None
@@ -195,8 +195,8 @@ def split_seed_options(kwargs: dict[str, Any]) -> tuple[TaskOptions, dict[str, A
         else:
             known = sorted([*_SEED_NAMES, *_APPENGINE_ONLY])
             raise OptionError(
-                f"unknown option {name!r}{_did_you_mean(name, known)} Names that begin with an underscore are options of "
-                "defer and are not passed to the callable."
+                f"unknown option {name!r}{_did_you_mean(name, known)} Names that begin with an underscore are options "
+                "of defer and are not passed to the callable."
             )
     if not options:
         return NO_OPTIONS, arguments
