@@ -134,6 +134,8 @@ class LeasedTask(NamedTuple):
     duration_us: int
     keep_result: bool
     body: bytes
+    task_deadline_us: int | None = None
+    """The queue's limit on a run, for a task that brings none."""
 
 
 class TaskError(NamedTuple):

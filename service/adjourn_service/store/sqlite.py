@@ -598,6 +598,7 @@ class SqliteStore:
         if state.bucket is not None and state.policy.rate_limits.max_leases_per_second is not None:
             state.bucket = TokenBucket(state.bucket.tokens - len(rows), state.bucket.at)
         queue, retention_us = state.queue.id, state.policy.result_retention_us
+        task_deadline_us = state.policy.task_deadline_us
         return [
             LeasedTask(
                 f"{seq}.{nonce}",
@@ -608,6 +609,7 @@ class SqliteStore:
                 duration_us,
                 (retention_us if retain_us is None else retain_us) > 0,
                 body,
+                task_deadline_us,
             )
             for seq, uid, name, attempts, retain_us, body, _, _ in rows
         ]
