@@ -122,9 +122,10 @@ class _LeaseRow(NamedTuple):
 _AMONG: Final = "seq IN (SELECT value FROM carray(?1))"
 _READY_KEYS: Final = f"SELECT queue_id, rank, due_at, seq FROM task WHERE {_AMONG}"
 _LABEL_KEYS: Final = (
-    f"SELECT queue_id, 't' || tag, rank, due_at, seq FROM task WHERE {_AMONG} AND tag IS NOT NULL UNION ALL"
-    f" SELECT queue_id, 'k' || key, rank, due_at, seq FROM task WHERE {_AMONG} AND key IS NOT NULL"
+    f"SELECT queue_id, 't' || tag, rank, due_at, seq FROM task WHERE {_AMONG} AND tag IS NOT NULL",
+    f"SELECT queue_id, 'k' || key, rank, due_at, seq FROM task WHERE {_AMONG} AND key IS NOT NULL",
 )
+"""Apart, because SQLite would look up a UNION of both by scanning the table that it is compared with."""
 _SELECT_TASK: Final = f"SELECT {', '.join(_TaskRow._fields)} FROM task"
 _SELECT_LEASE: Final = f"SELECT {', '.join(_LeaseRow._fields)} FROM lease"
 
@@ -460,16 +461,16 @@ class SqliteStore:
     def _enter_ready(self, seqs: Any) -> None:
         """Put tasks among the ready ones, as their rows say."""
         self._db.execute(f"INSERT INTO ready (queue_id, rank, due_at, seq) {_READY_KEYS}", (seqs,))
-        self._db.execute(f"INSERT INTO ready_label (queue_id, label, rank, due_at, seq) {_LABEL_KEYS}", (seqs,))
+        for keys in _LABEL_KEYS:
+            self._db.execute(f"INSERT INTO ready_label (queue_id, label, rank, due_at, seq) {keys}", (seqs,))
 
     def _take_from_ready(self, state: _QueueState, seqs: Any) -> None:
         """Take tasks out of the ready ones; those that are not among them are passed over."""
         state.stats.ready -= self._change(
             f"DELETE FROM ready WHERE (queue_id, rank, due_at, seq) IN ({_READY_KEYS})", (seqs,)
         )
-        self._db.execute(
-            f"DELETE FROM ready_label WHERE (queue_id, label, rank, due_at, seq) IN ({_LABEL_KEYS})", (seqs,)
-        )
+        for keys in _LABEL_KEYS:
+            self._db.execute(f"DELETE FROM ready_label WHERE (queue_id, label, rank, due_at, seq) IN ({keys})", (seqs,))
 
     def _take_from_everywhere(self, state: _QueueState, seqs: Any) -> None:
         """Take tasks of one queue out of wherever they are, leases included, so that they can end or be removed."""
