@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from adjourn import payload as payloads
 from adjourn.context import TaskContext, enter_task, leave_task
@@ -19,10 +20,20 @@ from adjourn.errors import (
 from adjourn.worker.outcome import RESULT_BYTES_MAX, SUCCEEDED, Outcome, OutcomeKind, ended_with_error, raised
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from types import TracebackType
+
     from adjourn.signing import SigningKeys
     from adjourn.worker.frames import TaskFrame
 
 logger = logging.getLogger("adjourn.worker")
+
+
+class CoroutineRunner(Protocol):
+    """As asyncio.Runner.run."""
+
+    def __call__(self, coro: Coroutine[Any, Any, Any], *, context: contextvars.Context) -> Any:
+        """Run the coroutine to its end in the context; return or raise what it does."""
 
 
 class Handler:
@@ -31,7 +42,7 @@ class Handler:
     `keys` check and sign payloads, None for neither; `run_coroutine` runs a coroutine to its end on the process's loop.
     """
 
-    def __init__(self, keys: SigningKeys | None, run_coroutine: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    def __init__(self, keys: SigningKeys | None, run_coroutine: CoroutineRunner) -> None:
         self._keys = keys
         self._run_coroutine = run_coroutine
 
@@ -59,7 +70,7 @@ class Handler:
             value = function(*args, **kwargs)
             # Seen by its value, so that a partial or a decorator around a coroutine function works like the function.
             if value is not None and isinstance(value, Awaitable):
-                value = self._run_coroutine(_awaited(value))
+                value = self._run_coroutine(_awaited(value), context=contextvars.copy_context())
         except BaseException as error:  # noqa: BLE001 - SystemExit and the like end the attempt, not the child.
             return _failed(name, attempt, error)
         finally:
@@ -90,15 +101,25 @@ async def _awaited(value: Awaitable[Any]) -> Any:
 
 
 def _failed(name: str, attempt: int, error: BaseException) -> Outcome:
-    # The outermost frame is the handler's own.
+    error = error.with_traceback(_part_of_task(error.__traceback__))
     if isinstance(error, PermanentTaskFailure):
         logger.error("task failed for good task=%s attempt=%d", name, attempt, exc_info=error)
-        return raised(OutcomeKind.FAILED, error, skip_frames=1)
+        return raised(OutcomeKind.FAILED, error)
     if isinstance(error, SingularTaskFailure):
         logger.debug("task asked for a retry task=%s attempt=%d", name, attempt)
     else:
         logger.warning("attempt failed task=%s attempt=%d", name, attempt, exc_info=error)
-    return raised(OutcomeKind.RETRY, error, skip_frames=1)
+    return raised(OutcomeKind.RETRY, error)
+
+
+def _part_of_task(trace: TracebackType | None) -> TracebackType | None:
+    """Return the traceback without the frames that led into the task: this module's, and asyncio's between them."""
+    entry = step = trace
+    while step is not None:
+        if step.tb_frame.f_code.co_filename == __file__:
+            entry = step.tb_next
+        step = step.tb_next
+    return entry
 
 
 def _undecodable(name: str, attempt: int, error: BaseException) -> Outcome:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import enum
 import traceback
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from typing import Final, NamedTuple
 
 # The bounds of adjourn.v1.TaskError and adjourn.v1.Settlement.result.
 TYPE_CHARS_MAX: Final = 500
@@ -56,18 +53,17 @@ def ended_with_error(kind: OutcomeKind, error_type: str, message: str, trace: st
     return Outcome(int(kind), b"", _head(error_type, TYPE_CHARS_MAX), _head(message, MESSAGE_CHARS_MAX), trace)
 
 
-def raised(kind: OutcomeKind, error: BaseException, *, reason: str = "", skip_frames: int = 0) -> Outcome:
+def raised(kind: OutcomeKind, error: BaseException, *, reason: str = "") -> Outcome:
     """Return the outcome of an attempt that raised `error`. Never raises, whatever the error's `__str__` does.
 
-    `reason` goes before the error's own message; `skip_frames` leaves out that many outermost frames of the traceback,
-    the worker's own.
+    `reason` goes before the error's own message.
     """
     message = _text_of(error)
     return ended_with_error(
         kind,
         dotted_name(type(error)),
         f"{reason}: {message}" if reason and message else reason or message,
-        _traceback_of(error, _skip(error.__traceback__, skip_frames)),
+        _traceback_of(error),
     )
 
 
@@ -86,12 +82,6 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _skip(trace: TracebackType | None, frames: int) -> TracebackType | None:
-    for _ in range(frames):
-        trace = trace and trace.tb_next
-    return trace
-
-
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
@@ -99,8 +89,8 @@ def _text_of(error: BaseException) -> str:
         return f"<str() of the exception raised {dotted_name(type(broken))}>"
 
 
-def _traceback_of(error: BaseException, trace: TracebackType | None) -> str:
+def _traceback_of(error: BaseException) -> str:
     try:
-        return "".join(traceback.format_exception(type(error), error, trace))
+        return "".join(traceback.format_exception(error))
     except Exception as broken:  # noqa: BLE001 - user code, as above.
         return f"<the traceback could not be formatted: {dotted_name(type(broken))}>"
