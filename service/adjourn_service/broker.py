@@ -23,6 +23,7 @@ from adjourn_service.store.base import (
     Refusals,
     Renew,
     Result,
+    Resume,
     Store,
 )
 
@@ -47,6 +48,7 @@ class Broker:
     async def start(self) -> None:
         """Begin to work."""
         self._commit.start()
+        await self.apply(Resume())
         self._maintain()
 
     async def stop(self) -> None:

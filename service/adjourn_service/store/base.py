@@ -101,6 +101,12 @@ class Reconcile(NamedTuple):
     held: Sequence[str]
 
 
+class Resume(NamedTuple):
+    """Let no lease end before its queue's lease_duration from now. Result: None.
+
+    For the start of a service: leases could not be renewed while it was away, which was not their workers' fault."""
+
+
 class Cancel(NamedTuple):
     """End a task that has not ended. Result: `TaskRecord`. Refused: TaskNotFound, TaskStateRefused."""
 
@@ -179,6 +185,7 @@ Operation = (
     | Settle
     | Renew
     | Reconcile
+    | Resume
     | Cancel
     | Delete
     | Run

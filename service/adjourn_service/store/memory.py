@@ -73,6 +73,7 @@ from adjourn_service.store.base import (
     Refusals,
     Renew,
     Result,
+    Resume,
     Retry,
     Run,
     Settle,
@@ -353,6 +354,8 @@ class MemoryStore:
                     return self._renew(operation)
                 case Reconcile():
                     return self._reconcile(operation)
+                case Resume():
+                    self._resume()
                 case Cancel():
                     return self._cancel(operation)
                 case Delete():
@@ -513,6 +516,13 @@ class MemoryStore:
             if lease_id not in held:
                 self._become(task, TaskState.READY)
         return lost
+
+    def _resume(self) -> None:
+        for task in self._leases.values():
+            deadline_at = self._now + task.queue.policy.lease_duration_us
+            if task.held.deadline_at < deadline_at:
+                task.held.deadline_at = deadline_at
+                self._timers[TaskState.LEASED].put(task.seq, (deadline_at,))
 
     def _cancel(self, operation: Cancel) -> TaskRecord:
         task = self._task(operation.queue, operation.task)

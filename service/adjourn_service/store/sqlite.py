@@ -166,6 +166,7 @@ class SqliteStore:
             base.Settle: self._settle,
             base.Renew: self._renew,
             base.Reconcile: self._reconcile,
+            base.Resume: self._resume,
             base.Cancel: self._cancel,
             base.Delete: self._delete,
             base.Run: self._run,
@@ -790,6 +791,14 @@ class SqliteStore:
             if lease_id not in held:
                 self._settle_one(lease, Settlement(lease_id, Outcome.RELEASED))
         return [lease_id for lease_id in operation.held if lease_id not in theirs]
+
+    def _resume(self, _: base.Resume) -> None:
+        for state in self._queues.values():
+            deadline_at = self._now + state.policy.lease_duration_us
+            self._db.execute(
+                "UPDATE lease SET deadline_at = ?1 WHERE deadline_at < ?1 AND queue_id = ?2",
+                (deadline_at, state.queue_id),
+            )
 
     # --- single tasks, by hand
 
