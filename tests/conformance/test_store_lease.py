@@ -101,14 +101,6 @@ def test_a_lease_by_key_gives_only_tasks_of_that_key(store: StoreDriver):
     assert [leased.uid for leased in store.lease(key="same")] == [wanted.uid]
 
 
-def test_a_lease_by_tag_and_key_gives_tasks_that_have_both(store: StoreDriver):
-    for tag, key in (("a", ""), ("", "k"), ("a", "x"), ("b", "k")):
-        store.create(tag=tag, key=key)
-    wanted = [store.create(tag="a", key="k"), store.create(tag="a", key="k", priority=1)]
-    assert [leased.uid for leased in store.lease(tag="a", key="k")] == [wanted[1].uid, wanted[0].uid]
-    assert store.stats().ready == 4
-
-
 def test_a_lease_by_tag_follows_the_order(store: StoreDriver):
     for number in range(12):
         store.create(body=bytes([number]), tag="ab"[number % 2], priority=number % 3)

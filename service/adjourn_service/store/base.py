@@ -64,7 +64,8 @@ class Lease(NamedTuple):
     """Lease up to `limit` ready tasks. Result: `Leased`.
 
     `queues` are served in turn, starting from another one each time; None means all; unknown ones are passed over.
-    A queue that is paused or at a limit gives nothing, or less. With `tag` or `key`, only tasks that have it."""
+    A queue that is paused or at a limit gives nothing, or less. With `tag` or `key`, of which one at most is
+    given, only tasks that have it."""
 
     queues: tuple[str, ...] | None
     limit: int

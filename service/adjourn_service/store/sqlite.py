@@ -70,6 +70,9 @@ UID_SWEEP: Final = 5000
 UID_SWEEP_PAUSE_US: Final = SECOND_US // 50
 """Pause between two such steps, so that forgetting a busy hour does not hold up the present: 250,000 uids a second."""
 
+UID_TICK_US: Final = 1000
+"""Resolution of the time in a uid."""
+
 _PLAIN: Final = tuple(NewTask(b"", "", b""))[3:]
 """What a task without any option looks like behind uid, queue and body."""
 
@@ -141,7 +144,7 @@ def _parse_lease_id(lease_id: str) -> tuple[int, int]:
         numbers = int(seq), int(nonce)
     except ValueError:
         return -1, -1
-    return numbers if -1 <= numbers[0] < 1 << 63 else (-1, -1)
+    return numbers if max(map(abs, numbers)) < 1 << 63 else (-1, -1)
 
 
 def _numbers(values: Iterable[int]) -> Any:
@@ -348,7 +351,7 @@ class SqliteStore:
     def _create(self, operation: base.Create) -> base.Refusals:
         refusals: base.Refusals = {}
         oldest = names.uid_floor(self._now - self._window_us)
-        newest = names.uid_floor(self._now + self._window_us)
+        newest = names.uid_floor(self._now + self._window_us + UID_TICK_US)
         by_queue: defaultdict[str, list[int]] = defaultdict(list)
         tasks = operation.tasks
         for index, task in enumerate(tasks):
@@ -691,7 +694,7 @@ class SqliteStore:
             case Outcome.RETRY:
                 self._fail(state, row, lease, AttemptOutcome.RETRY, settlement.error, settlement.delay_us)
             case Outcome.CRASHED:
-                self._fail(state, row, lease, AttemptOutcome.CRASHED, settlement.error, settlement.delay_us)
+                self._fail(state, row, lease, AttemptOutcome.CRASHED, settlement.error)
             case Outcome.FAILED:
                 self._fail(state, row, lease, AttemptOutcome.FAILED, settlement.error)
 
