@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 from adjourn.context import current_task
@@ -110,16 +109,15 @@ def append(path, text):
         file.write(f"{text}\n")
 
 
-def append_pid_and_wait(path, until):
-    """Tell the pid; then run until the other file exists."""
-    append(path, os.getpid())
-    wait_for(until)
+def tell_pid_and_wait(told, gate):
+    """Tell the pid by one named pipe; then wait at the other."""
+    Path(told).write_text(str(os.getpid()))
+    wait_for(gate)
 
 
-def wait_for(path):
-    """Run until the file exists."""
-    while not Path(path).exists():
-        time.sleep(0.002)
+def wait_for(gate):
+    """Wait at a named pipe until it is written to."""
+    Path(gate).read_text()
 
 
 def fork_and_return(path):
