@@ -122,8 +122,8 @@ def dotted_name(function: Any) -> str:
     if not isinstance(name, str):
         return f"{dotted_name(type(function))}.__call__"
     module: str | None = getattr(function, "__module__", None)
-    if module is None and (owner := getattr(function, "__objclass__", None)) is not None:
-        module = owner.__module__
+    if module is None and isinstance(holder := getattr(function, "__objclass__", None), type):
+        module = holder.__module__
     if module in MAIN_MODULES:
         module = _main_module_name() or "__main__"
     return f"{module or 'builtins'}.{name}"

@@ -62,7 +62,7 @@ class Client:
     `adjourn.v1`. All methods that call raise ServiceError, and OptionError for a malformed name.
 
     Every call ends within `config.timeout` seconds. One that may be repeated is retried while the service is
-    unavailable, with growing, jittered waits, so that a rolling restart is not seen; any other error is raised at once."""
+    unavailable, with growing, jittered waits, so that a rolling restart is not seen; other errors come at once."""
 
     def __init__(self, target: str | None = None, config: ClientConfig | None = None) -> None:
         config = config or current_config()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 from adjourn.errors import NotYetError, OptionError
 
@@ -48,7 +48,7 @@ class Retry:
     max_attempts: int | None = None
     """Most attempts, the first included. Default 100; 0: unlimited. At most 1,000,000."""
     max_age: Seconds | None = None
-    """No retry once this much time has passed after the first attempt began. Default, 0: unlimited. At most 365 days."""
+    """No retry once this much time has passed since the first attempt. Default, 0: unlimited. At most 365 days."""
     min_backoff: Seconds | None = None
     """Wait before the first retry. Default 0.1 s. At most 30 days."""
     max_backoff: Seconds | None = None
@@ -169,8 +169,23 @@ class TaskOptions:
         return TaskOptions(**values | changes)
 
 
+class TaskOptionArguments(TypedDict, total=False):
+    """The fields of `TaskOptions` as keyword arguments."""
+
+    countdown: Seconds | str | None
+    eta: datetime | None
+    name: str | None
+    queue: str | None
+    retry: Retry | None
+    headers: Mapping[str, str] | None
+    priority: int
+    tag: str | None
+    key: str | None
+    deadline: Seconds | None
+    retain: Seconds | None
+
+
 OPTION_NAMES: Final = tuple(field.name for field in fields(TaskOptions))
-NO_OPTIONS: Final = TaskOptions()
 
 _SEED_NAMES: Final = {f"_{name}": name for name in OPTION_NAMES if name != "retry"} | {"_retry_options": "retry"}
 _APPENGINE_ONLY: Final = ("_target", "_transactional", "_url")
@@ -334,3 +349,7 @@ def _retry(retry: Any) -> Retry | None:
     raise OptionError(
         f"retry options must be an adjourn.Retry or App Engine's TaskRetryOptions, not {type(retry).__qualname__}"
     )
+
+
+# Last, because making it runs the checks above.
+NO_OPTIONS: Final = TaskOptions()
