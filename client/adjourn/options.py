@@ -4,7 +4,6 @@ Values are checked here, before anything is sent. The bounds are those of `adjou
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -262,6 +261,8 @@ def _check_appengine_only(name: str, value: Any) -> None:
 
 
 def _did_you_mean(name: str, known: Any) -> str:
+    import difflib  # Only a mistake needs it.
+
     closest = difflib.get_close_matches(name, known, n=1, cutoff=0)
     return f"; did you mean {closest[0]!r}?" if closest else "."
 
