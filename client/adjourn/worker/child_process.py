@@ -162,7 +162,7 @@ class ChildProcess:
         self._send((frames.TASKS, [lease.frame for lease in leases]))
 
     def recall(self) -> None:
-        """Ask for what it has not started; `child_returned` brings it. Until then nothing should be given."""
+        """Ask for what it has not started; `child_returned` brings it. `recalled` holds until it next ends a task."""
         self.recalled = True
         self._send((frames.RECALL,))
 
@@ -236,10 +236,10 @@ class ChildProcess:
             case (frames.ENDED, ended, busy_seconds, outcome):
                 leases = [self._given.popleft() for _ in range(ended - self._ended)]
                 self._ended = ended
+                self.recalled = False
                 other = (leases.pop(), Outcome._make(outcome)) if outcome is not None else None
                 self._listener.child_ended(self, leases, other, busy_seconds)
             case (frames.RETURNED, lease_ids):
-                self.recalled = False
                 self._listener.child_returned(self, self._take_back(lease_ids))
             case (frames.READY,):
                 self._listener.child_ready(self)

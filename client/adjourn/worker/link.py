@@ -120,7 +120,7 @@ class Link:
                 await self._converse(taker)
                 reason = "the service closed the stream"
             except grpc.aio.AioRpcError as error:
-                reason = f"{error.code().name}: {error.details()}"
+                reason = _reason(error)
             except TimeoutError:
                 reason = f"no acknowledgement for {ACKNOWLEDGE_SECONDS_MAX:g} seconds"
             failures = 1 if self._connected else failures + 1
@@ -297,3 +297,10 @@ class Link:
                 self._target,
                 reason,
             )
+
+
+def _reason(error: grpc.aio.AioRpcError) -> str:
+    # What gRPC says when a stream breaks under a write; the cause itself is lost.
+    if error.details() == "Internal error from Core":
+        return "the connection broke"
+    return f"{error.code().name}: {error.details()}"

@@ -101,9 +101,7 @@ class Pool:
         """Release everything that has not been started and wait until the rest has ended."""
         self._draining = True
         self._release_waiting()
-        for child in self._ready:
-            if child.load > 1 and not child.recalled:
-                child.recall()
+        self._recall(self._ready)
         self._note_if_empty()
         await self._empty.wait()
 
@@ -169,10 +167,10 @@ class Pool:
         self._look_later()
 
     def _look_later(self) -> None:
-        """Look in a while whether tasks are stuck behind others, if any can be."""
+        """Look in a while whether tasks are stuck behind others, if there are any."""
         if any(child.load == 0 for child in self._ready) and any(child.load > 1 for child in self._ready):
             delay = pace.STALLED_SECONDS
-        elif self._waiting:
+        elif self._waiting or any(child.load > 1 for child in self._ready):
             delay = pace.HOARDED_SECONDS
         else:
             return
@@ -186,15 +184,20 @@ class Pool:
 
     def _look_for_stuck(self) -> None:
         self._look = None
-        seconds = {child: child.seconds_on_task() for child in self._ready}
+        on_task = {child: child.seconds_on_task() for child in self._ready}
+        least = min(on_task.values(), default=0.0)
         if any(child.load == 0 for child in self._ready):
-            for child, on_task in seconds.items():
-                if child.load > 1 and on_task >= pace.STALLED_SECONDS and not child.recalled:
-                    child.recall()
-        elif seconds and min(seconds.values()) >= pace.HOARDED_SECONDS:
-            surplus = len(self._waiting) - pace.supply(min(seconds.values()), len(self._ready), self._prefetch)
+            self._recall(child for child, seconds in on_task.items() if seconds >= pace.STALLED_SECONDS)
+        elif least >= pace.HOARDED_SECONDS:
+            self._recall(on_task)
+            surplus = len(self._waiting) - pace.supply(least, len(self._ready), self._prefetch)
             self._release([self._waiting.pop() for _ in range(surplus)])
         self._look_later()
+
+    def _recall(self, children: Iterable[ChildProcess]) -> None:
+        for child in children:
+            if child.load > 1 and not child.recalled:
+                child.recall()
 
     def _wait_again(self, leases: Sequence[HeldLease]) -> None:
         if self._draining or self._unable:
@@ -288,6 +291,6 @@ def _load(child: ChildProcess) -> int:
 
 
 def _takes_more(child: ChildProcess, capacity: int) -> bool:
-    # A child that has work is topped up by half its capacity at a time, so that hand-overs stay few.
+    # One that was recalled is still on the task that made it so. One that has work is topped up by half its capacity at a time, so that hand-overs stay few.
     room = capacity - child.load
     return room > 0 and not child.recalled and (child.load == 0 or 2 * room >= capacity)

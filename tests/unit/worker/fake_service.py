@@ -131,6 +131,10 @@ class FakeService(lease_service_pb2_grpc.LeasesServicer):
         """Tell whether a worker has the task."""
         return any(granted.task is task for granted in self.leases.values())
 
+    def leased_names(self) -> set[str]:
+        """Return the names of the tasks that workers have."""
+        return {granted.task.name for granted in self.leases.values()}
+
     async def Work(self, request_iterator, context):  # noqa: N802
         stream = _Stream()
         self._streams.add(stream)
@@ -206,6 +210,7 @@ class FakeService(lease_service_pb2_grpc.LeasesServicer):
         lease_id = f"lease-{next(self._numbers)}"
         self.leases[lease_id] = Granted(task, worker_id, loop.time() + self.lease_seconds)
         loop.call_later(self.lease_seconds, self._expire, lease_id)
+        self._changed.set()
         lease = task_pb2.Lease(lease_id=lease_id, attempt=task.attempts, keep_result=task.keep_result)
         lease.task.name = task.name
         lease.task.payload = task.payload
