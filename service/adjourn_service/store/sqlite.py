@@ -12,6 +12,7 @@ What makes it fast, and must stay so:
 """
 
 import random
+import secrets
 import threading
 from array import array
 from collections import defaultdict
@@ -190,8 +191,8 @@ class SqliteStore:
         except BaseException:
             self._lock_file.close()
             raise
-        # Both start at the time, so that they are new over restarts and over a restored backup.
-        self._nonce = max(self._clock.now(), 1 + self._value("SELECT coalesce(max(nonce), 0) FROM lease"))
+        # Random, and not the time: a clock that is set back, or a restored backup, must not bring a lease id again.
+        self._nonce = secrets.randbits(62)
         self._turn = 0
         self._swept_uid = b""
         if DEFAULT_QUEUE not in self._queues:
@@ -502,9 +503,11 @@ class SqliteStore:
     # --- removing
 
     def _note_end(self, seqs: Any, end: TaskState) -> None:
-        """Tell those who wait for these tasks that they have ended."""
+        """Tell those who wait for these tasks that they have ended. One that is kept has ended before."""
         if self._watched:
-            for (uid,) in self._rows("SELECT uid FROM task WHERE seq IN (SELECT value FROM carray(?))", (seqs,)):
+            for (uid,) in self._rows(
+                "SELECT uid FROM task WHERE seq IN (SELECT value FROM carray(?)) AND state IS NULL", (seqs,)
+            ):
                 if uid in self._watched:
                     self._applied.ended[uid] = end
 
@@ -829,14 +832,13 @@ class SqliteStore:
         self._end(state, row, TaskState.CANCELLED, retention_us)
         if retention_us:
             return self._read_back(row.seq)
-        return replace(record, state=TaskState.CANCELLED, ended_at=self._now)
+        return replace(record, state=TaskState.CANCELLED, ended_at=self._now, expires_at=self._now)
 
     def _delete(self, operation: base.Delete) -> None:
         state, row = self._find(operation.queue, operation.task)
         seqs = _numbers([row.seq])
         self._take_from_everywhere(state, seqs)
-        if row.state is None:
-            self._note_end(seqs, TaskState.CANCELLED)
+        self._note_end(seqs, TaskState.CANCELLED)
         self._remove(state, seqs)
 
     def _run(self, operation: base.Run) -> TaskRecord:
