@@ -21,7 +21,7 @@ SUPPLY_SECONDS: Final = 0.025
 STALLED_SECONDS: Final = 0.02
 """A child that has been on one task for so long gives up those behind it as soon as another child is free."""
 HOARDED_SECONDS: Final = 0.5
-"""When every child has been on one task for so long, leases beyond the supply go back to the service."""
+"""When every child has been on its task for so long, what waits goes back to the service, for other workers."""
 
 _ASSUMED_SECONDS: Final = 0.01
 _MEMORY_TASKS: Final = 16
@@ -55,12 +55,12 @@ def child_capacity(task_seconds: float) -> int:
 def supply(task_seconds: float, children: int, prefetch: int) -> int:
     """Return how many unfinished leases, held or asked for, keep `children` busy; at most `prefetch`.
 
-    >>> [supply(seconds, children=2, prefetch=1024) for seconds in (0.00002, 0.001, 0.01, 1, 60)]
-    [1024, 52, 7, 3, 3]
+    >>> [supply(seconds, children=2, prefetch=1024) for seconds in (0.00002, 0.001, 0.01, 0.1, 1, 60)]
+    [1024, 52, 7, 3, 2, 2]
     """
-    if children == 0:
-        return 0
-    return max(1, min(prefetch, children + math.ceil(children * SUPPLY_SECONDS / max(task_seconds, 1e-6))))
+    if task_seconds >= HOARDED_SECONDS:
+        return min(prefetch, children)
+    return min(prefetch, children + math.ceil(children * SUPPLY_SECONDS / max(task_seconds, 1e-6)))
 
 
 def credit_grant(room: int, target: int) -> int:

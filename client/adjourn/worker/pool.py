@@ -62,13 +62,17 @@ class Pool:
         self._empty = asyncio.Event()
         self._closing = asyncio.Event()
         self._unable = False
+        # How long every child has been on its task, if that is long; 0 as soon as one of them ends its own.
+        self._stuck_seconds = 0.0
 
     # -- what the link asks for --------------------------------------------------------------------------------------
 
     @property
     def target(self) -> int:
         """How many leases, held or asked for, would keep the children busy."""
-        return 0 if self._draining else pace.supply(self._pace.seconds, len(self._ready), self._prefetch)
+        if self._draining:
+            return 0
+        return pace.supply(max(self._pace.seconds, self._stuck_seconds), len(self._ready), self._prefetch)
 
     @property
     def held(self) -> int:
@@ -77,7 +81,7 @@ class Pool:
 
     def accept(self, leases: Sequence[HeldLease]) -> None:
         """Have the tasks run. What cannot be run at all is released at once."""
-        if self._draining or self._unable:
+        if self._draining or self._unable or self._stuck_seconds:
             self._release(leases)
             return
         self._waiting.extend(leases)
@@ -127,6 +131,7 @@ class Pool:
         """See ChildListener."""
         self._ready.append(child)
         self._unable = False
+        self._stuck_seconds = 0.0
         self._dispatch()
         self._sink.target_changed()
 
@@ -139,6 +144,7 @@ class Pool:
         busy_seconds: float,
     ) -> None:
         """See ChildListener."""
+        self._stuck_seconds = 0.0
         self._pace.observe(len(succeeded) + (other is not None), busy_seconds)
         self._dispatch()
         if succeeded:
@@ -189,9 +195,9 @@ class Pool:
         if any(child.load == 0 for child in self._ready):
             self._recall(child for child, seconds in on_task.items() if seconds >= pace.STALLED_SECONDS)
         elif least >= pace.HOARDED_SECONDS:
+            self._stuck_seconds = least
             self._recall(on_task)
-            surplus = len(self._waiting) - pace.supply(least, len(self._ready), self._prefetch)
-            self._release([self._waiting.pop() for _ in range(surplus)])
+            self._release_waiting()
         self._look_later()
 
     def _recall(self, children: Iterable[ChildProcess]) -> None:
@@ -200,7 +206,7 @@ class Pool:
                 child.recall()
 
     def _wait_again(self, leases: Sequence[HeldLease]) -> None:
-        if self._draining or self._unable:
+        if self._draining or self._unable or self._stuck_seconds:
             self._release(leases)
         else:
             self._waiting.extendleft(reversed(leases))
@@ -291,6 +297,7 @@ def _load(child: ChildProcess) -> int:
 
 
 def _takes_more(child: ChildProcess, capacity: int) -> bool:
-    # One that was recalled is still on the task that made it so. One that has work is topped up by half its capacity at a time, so that hand-overs stay few.
+    # One that was recalled is still on the task for which it was. One that has work is topped up by half its capacity
+    # at a time, so that hand-overs stay few.
     room = capacity - child.load
     return room > 0 and not child.recalled and (child.load == 0 or 2 * room >= capacity)
