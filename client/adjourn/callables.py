@@ -49,6 +49,12 @@ class ByReference:
         return self.__qualname__
 
 
+class BoundReference:
+    """Base of objects that stand for a method of a `ByReference`, `method`."""
+
+    method: MethodType
+
+
 class CallableFacts:
     """What need be found out about a callable only once: its dotted name, and which arguments it takes."""
 
@@ -132,10 +138,9 @@ def dotted_name(function: Any) -> str:
 def returns_coroutine(function: Any) -> bool:
     """Tell whether a call of `function` gives a coroutine to await: coroutine functions, their partials, methods and
     tasks, and instances whose `__call__` is one."""
+    function = plain(function)
     if isinstance(function, functools.partial):
         return returns_coroutine(function.func)
-    if isinstance(function, ByReference):
-        return returns_coroutine(function.function)
     if inspect.iscoroutinefunction(function):
         return True
     return not isinstance(function, type) and inspect.iscoroutinefunction(_call_method(function))
@@ -198,20 +203,29 @@ def raise_unpicklable(
     raise UnpicklableArgumentError(f"cannot defer {facts.name}: its arguments cannot be pickled ({error})") from error
 
 
-def _signature(function: Any) -> inspect.Signature | None:
+def plain(function: Any) -> Any:
+    """Return the function or method that a call of a `ByReference` or `BoundReference` runs; anything else as it is."""
+    if isinstance(function, BoundReference):
+        function = function.method
     if isinstance(function, ByReference):
-        function = function.function
+        return function.function
+    if isinstance(function, MethodType):
+        under: object = function.__func__
+        return MethodType(under.function, function.__self__) if isinstance(under, ByReference) else function
+    return function
+
+
+def _signature(function: Any) -> inspect.Signature | None:
     try:
         # The wrapper is what gets called: what it wraps may take other arguments.
-        return inspect.signature(function, follow_wrapped=False)
+        return inspect.signature(plain(function), follow_wrapped=False)
     except (TypeError, ValueError):
         return None  # Builtins without a text signature; let through.
 
 
 def _is_generator_function(function: Any) -> bool:
-    if isinstance(function, ByReference):
-        function = function.function
-    elif not isinstance(function, (FunctionType, MethodType, functools.partial, type)):
+    function = plain(function)
+    if not isinstance(function, (FunctionType, MethodType, functools.partial, type)):
         function = _call_method(function)
     return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from adjourn.callables import (
     MAIN_MODULES,
+    BoundReference,
     ByReference,
     curry,
     facts_of,
@@ -114,6 +115,8 @@ def encode_call(
     """Turn a call into bytes, signed if there are keys. `main` is the script that workers run as their `__main__`.
 
     Raises: NotDeferrableError, in the form that fits, for everything that is known now to fail in a worker."""
+    if isinstance(function, BoundReference):
+        function = function.method
     facts = facts_of(function)
     facts.check_arguments(args, kwargs)
     curried, curried_args = curry(function, args)

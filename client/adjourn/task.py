@@ -7,7 +7,7 @@ import inspect
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
-from adjourn.callables import ByReference
+from adjourn.callables import BoundReference, ByReference
 from adjourn.defer import adefer_with, defer_with
 from adjourn.errors import GeneratorFunctionError, NotCallableError
 from adjourn.options import NO_OPTIONS, TaskOptionArguments, TaskOptions
@@ -107,7 +107,7 @@ class Task(ByReference, _Deferrable[P, R]):
         return f"<adjourn.task {self.__module__}.{self.__qualname__}>"
 
 
-class BoundTask(_Deferrable[P, R]):
+class BoundTask(BoundReference, _Deferrable[P, R]):
     """A task that is a method, with its instance: the instance is pickled with the call."""
 
     def __init__(self, method: MethodType, task_options: TaskOptions) -> None:
