@@ -399,12 +399,14 @@ class SqliteStore:
                 " AND seq BETWEEN ?2 + 1 AND ?2 + ?3",
                 (packed, before, len(tasks)),
             )
-            unique = {task.uid: task for task in reversed(tasks)}
+            unique: dict[bytes, NewTask] = {}
+            for task in tasks:
+                unique.setdefault(task.uid, task)
             uids = apsw.carray(tuple(unique))
             for (uid,) in self._rows("SELECT uid FROM task_uid WHERE uid IN (SELECT value FROM carray(?))", (uids,)):
                 del unique[uid]
             if unique:
-                self._create_plain(state, list(reversed(unique.values())))
+                self._create_plain(state, list(unique.values()))
             return
         self._db.execute(
             "INSERT INTO task (seq, uid, queue_id, rank, due_at, created_at, body)"
@@ -546,10 +548,11 @@ class SqliteStore:
             if len(leased) == operation.limit:
                 break
             room, refill_at = self._room(state, operation.limit - len(leased))
-            if refill_at is not None:
+            given = self._lease_from(state, room, operation) if room > 0 else []
+            leased += given
+            # Where there were fewer tasks of the label than tokens, it was not the rate that held back more.
+            if refill_at is not None and len(given) == room:
                 more_at = refill_at if more_at is None else min(more_at, refill_at)
-            if room > 0:
-                leased += self._lease_from(state, room, operation)
         return base.Leased(leased, more_at)
 
     def _room(self, state: _QueueState, wanted: int) -> tuple[int, int | None]:
