@@ -438,13 +438,12 @@ class MemoryStore:
     def _lease_from(self, queue: _Queue, operation: Lease, room: int) -> Leased:
         """Lease up to `room` tasks of one queue, as its policy allows."""
         label = _Label(operation.tag, operation.key)
-        if queue.queue.paused or queue.first_ready(label) is None:
-            return Leased([])
         limits = queue.policy.rate_limits
+        room = 0 if queue.queue.paused else min(room, queue.levels[TaskState.READY])
         if limits.max_concurrent_leases is not None:
             room = min(room, limits.max_concurrent_leases - queue.levels[TaskState.LEASED])
         affordable = room
-        if limits.max_leases_per_second is not None:
+        if limits.max_leases_per_second is not None and room > 0:
             queue.bucket = refill(queue.bucket, limits, self._now)
             affordable = min(room, int(queue.bucket.tokens))
 
@@ -540,7 +539,7 @@ class MemoryStore:
             task.due_at = self._now
             self._become(task, TaskState.READY)
         elif task.state is not TaskState.READY:
-            raise TaskStateRefused(task.resource_name, task.state.name, "run")
+            raise TaskStateRefused(task.resource_name, task.state.name, "run now")
         return task.record()
 
     def _retry(self, operation: Retry) -> TaskRecord:
