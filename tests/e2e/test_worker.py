@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.unit.worker import tasks
-from tests.unit.worker.fake_service import FakeService
+from tests.unit.worker.fake_service import FakeService, Task
 
 from adjourn.v1 import lease_service_pb2 as pb
 
@@ -23,7 +23,7 @@ COMMAND = (sys.executable, "-c", "from adjourn.worker.cli import worker; worker(
 class Worker:
     """One worker process and its log."""
 
-    def __init__(self, process, log):
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self.process = process
         self._log = log
 
@@ -50,7 +50,7 @@ class Worker:
 class Pipes:
     """Two named pipes: by one a task tells its pid, at the other it waits."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path) -> None:
         self.told, self.gate = folder / "told", folder / "gate"
         os.mkfifo(self.told)
         os.mkfifo(self.gate)
@@ -81,7 +81,7 @@ async def service():
 
 @pytest.fixture
 async def start_worker(service, tmp_path):
-    workers = []
+    workers: list[Worker] = []
 
     async def start(*options):
         log = tmp_path / f"worker-{len(workers)}.log"
@@ -106,11 +106,11 @@ async def start_worker(service, tmp_path):
         await worker.process.wait()
 
 
-def outcomes(deferred):
+def outcomes(deferred: list[Task]) -> Counter[str]:
     return Counter(pb.Outcome.Name(end.outcome) for task in deferred for end in task.ends)
 
 
-async def gone(pid):
+async def gone(pid: int) -> None:
     """Wait until the process has ended."""
     try:
         fd = os.pidfd_open(pid)
@@ -316,6 +316,20 @@ async def test_without_a_service_it_stops_when_told(service, start_worker):
     worker.signal(signal.SIGTERM)
     assert await worker.end() == 0
     assert "Traceback" not in worker.log
+
+
+async def test_a_long_task_holds_up_no_short_ones(service, start_worker, pipes):
+    await start_worker("-p", "2")
+    # By these the worker learns to hand over many at a time.
+    service.defer_many(1000, tasks.noop)
+    await service.settled()
+    long = service.defer(*pipes.call)
+    short = service.defer_many(1000, tasks.noop)
+    await pipes.pid()
+    await service.until(lambda: service.leased_names() == {long.name} and not service.ready)
+    assert outcomes(short)["OUTCOME_SUCCEEDED"] == 1000
+    await pipes.open_gate()
+    await service.settled()
 
 
 async def test_two_workers_share_long_tasks(service, start_worker, tmp_path):

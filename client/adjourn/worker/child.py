@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import importlib
+import io
 import json
 import logging
 import os
@@ -46,6 +48,10 @@ def main(socket_fd: int, page_fd: int, parent_pid: int, settings: ChildSettings)
         signal.signal(number, _leave_to_parent)
     for fd in (socket_fd, page_fd):
         os.set_inheritable(fd, False)
+    # A crash in C code leaves a trace in the log, and what tasks print is there when they are killed.
+    faulthandler.enable()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     logging.basicConfig(level=settings.log_level, format=settings.log_format)
     connection = socket.socket(fileno=socket_fd)
     page = ProgressPage(page_fd)

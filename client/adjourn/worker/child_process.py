@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from adjourn.worker import frames
 from adjourn.worker.outcome import Outcome
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from adjourn.worker.held_lease import HeldLease
     from adjourn.worker.progress import Progress
     from adjourn.worker.settings import ChildSettings
+
+_T = TypeVar("_T")
 
 _RECEIVE_BYTES: Final = 256 * 1024
 _CLOSE_SECONDS: Final = 5.0
@@ -72,8 +74,8 @@ class Remains(NamedTuple):
 
 
 def settle_accounts(
-    given: Sequence[HeldLease], ended: int, progress: Progress
-) -> tuple[Sequence[HeldLease], HeldLease | None, Sequence[HeldLease]]:
+    given: Sequence[_T], ended: int, progress: Progress
+) -> tuple[Sequence[_T], _T | None, Sequence[_T]]:
     """Divide the tasks in `given`, of which the child reported none, into succeeded, running and unstarted.
 
     `ended` counts the tasks it did report, all of them before those in `given`. It may be ahead of the page by one: the

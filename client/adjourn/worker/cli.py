@@ -16,7 +16,7 @@ _LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 @click.command(context_settings={"auto_envvar_prefix": "ADJOURN_WORKER", "show_default": True})
-@click.argument("modules", nargs=-1)
+@click.argument("modules", nargs=-1, envvar="ADJOURN_WORKER_MODULES")
 @click.option(
     "-q",
     "--queue",

@@ -247,9 +247,10 @@ class Link:
         # A lease that is not held was settled: the service has that settlement already, or its lease ended meanwhile.
         # Either way there is nothing left to do.
         held = self._ledger.find(lease_ids)
-        for lease in held:
-            logger.warning("lease %s task=%s attempt=%d", how, lease.name, lease.attempt)
-        taker.revoke(held)
+        if held:
+            # One line, however many: after a long outage all of them may be lost.
+            logger.warning("lease %s task=%s attempt=%d others=%d", how, held[0].name, held[0].attempt, len(held) - 1)
+            taker.revoke(held)
 
     # -- renewals ----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -86,7 +88,14 @@ class FakeService(lease_service_pb2_grpc.LeasesServicer):
             self._server = None
         self._streams.clear()
 
-    def defer(self, function, *args, keep_result=False, payload=None, headers=None) -> Task:
+    def defer(
+        self,
+        function: Any,
+        *args: Any,
+        keep_result: bool = False,
+        payload: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Task:
         """Add one task."""
         name = f"queues/default/tasks/t{next(self._numbers)}"
         if payload is None:
@@ -97,7 +106,7 @@ class FakeService(lease_service_pb2_grpc.LeasesServicer):
         self.poke()
         return task
 
-    def defer_many(self, count, function, *args) -> list[Task]:
+    def defer_many(self, count: int, function: Any, *args: Any) -> list[Task]:
         """Add many tasks with one payload."""
         payload = encode_call(function, args, {}).payload
         return [self.defer(None, payload=payload) for _ in range(count)]
@@ -117,7 +126,7 @@ class FakeService(lease_service_pb2_grpc.LeasesServicer):
         for stream in self._streams:
             stream.wake.set()
 
-    async def until(self, condition) -> None:
+    async def until(self, condition: Callable[[], object]) -> None:
         """Wait until `condition()` holds; it is looked at after every change."""
         while not condition():
             self._changed.clear()
@@ -135,6 +144,15 @@ class FakeService(lease_service_pb2_grpc.LeasesServicer):
         """Return the names of the tasks that workers have."""
         return {granted.task.name for granted in self.leases.values()}
 
+    async def Lease(self, request, context):  # noqa: N802
+        raise NotImplementedError
+
+    async def Renew(self, request, context):  # noqa: N802
+        raise NotImplementedError
+
+    async def Settle(self, request, context):  # noqa: N802
+        raise NotImplementedError
+
     async def Work(self, request_iterator, context):  # noqa: N802
         stream = _Stream()
         self._streams.add(stream)
@@ -149,14 +167,14 @@ class FakeService(lease_service_pb2_grpc.LeasesServicer):
             reading.cancel()
             self._streams.discard(stream)
 
-    async def _read(self, stream, requests) -> None:
+    async def _read(self, stream: _Stream, requests: Any) -> None:
         with contextlib.suppress(grpc.RpcError, asyncio.CancelledError):
             async for request in requests:
                 self.requests += 1
                 self._apply(stream, request)
                 self.poke()
 
-    def _apply(self, stream, request) -> None:
+    def _apply(self, stream: _Stream, request: pb.WorkRequest) -> None:
         if request.HasField("hello"):
             self.hellos.append(request.hello)
             stream.worker_id = request.hello.worker_id
@@ -181,7 +199,7 @@ class FakeService(lease_service_pb2_grpc.LeasesServicer):
             stream.credits = 0
             stream.answer.drained = True
 
-    def _end(self, settlement, stream) -> None:
+    def _end(self, settlement: pb.Settlement, stream: _Stream) -> None:
         granted = self.leases.pop(settlement.lease_id, None)
         if granted is None:
             self.refused.append(settlement.lease_id)
@@ -193,8 +211,8 @@ class FakeService(lease_service_pb2_grpc.LeasesServicer):
         if settlement.outcome in (pb.OUTCOME_RELEASED, pb.OUTCOME_RETRY, pb.OUTCOME_CRASHED):
             self.ready.append(granted.task)
 
-    def _next(self, stream):
-        leases = []
+    def _next(self, stream: _Stream) -> pb.WorkResponse | None:
+        leases: list[task_pb2.Lease] = []
         while stream.credits and self.ready and len(leases) < PUSH_MAX:
             stream.credits -= 1
             leases.append(self._grant(self.ready.popleft(), stream.worker_id))
@@ -204,7 +222,7 @@ class FakeService(lease_service_pb2_grpc.LeasesServicer):
             stream.wake.set()
         return answer if answer.ByteSize() else None
 
-    def _grant(self, task, worker_id):
+    def _grant(self, task: Task, worker_id: str) -> task_pb2.Lease:
         loop = asyncio.get_running_loop()
         task.attempts += 1
         lease_id = f"lease-{next(self._numbers)}"
@@ -218,7 +236,7 @@ class FakeService(lease_service_pb2_grpc.LeasesServicer):
         lease.duration.seconds = self.lease_seconds
         return lease
 
-    def _expire(self, lease_id) -> None:
+    def _expire(self, lease_id: str) -> None:
         granted = self.leases.get(lease_id)
         if granted is None:
             return

@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-from adjourn.context import current_task
+from adjourn.context import TaskContext, current_task
 from adjourn.errors import PermanentTaskFailure, SingularTaskFailure
 
 
@@ -20,7 +20,7 @@ def add(a, b):
     return a + b
 
 
-async def add_slowly(a, b):
+async def add_slowly(a: int, b: int) -> int:
     await asyncio.sleep(0)
     return a + b
 
@@ -30,19 +30,25 @@ def give_coroutine(a, b):
 
 
 def loop_id():
-    async def identify():
+    async def identify() -> int:
         return id(asyncio.get_running_loop())
 
     return identify()
 
 
-def name_and_attempt():
+def this_task() -> TaskContext:
     task = current_task()
+    assert task is not None
+    return task
+
+
+def name_and_attempt():
+    task = this_task()
     return task.name, task.queue, task.attempt, dict(task.headers)
 
 
 async def name_in_coroutine():
-    return current_task().name
+    return this_task().name
 
 
 def raise_error(text="broken"):
@@ -90,7 +96,7 @@ def exit_at_once(status):
     os._exit(status)
 
 
-def kill_self(number=signal.SIGKILL):
+def kill_self(number: int = signal.SIGKILL) -> None:
     os.kill(os.getpid(), number)
 
 
@@ -98,12 +104,7 @@ def segfault():
     ctypes.string_at(0)
 
 
-def crash_first_time():
-    if current_task().attempt == 1:
-        kill_self()
-
-
-def append(path, text):
+def append(path: str, text: object) -> None:
     """Leave a trace of having run: one line, written whole."""
     with Path(path).open("a") as file:
         file.write(f"{text}\n")
@@ -115,7 +116,7 @@ def tell_pid_and_wait(told, gate):
     wait_for(gate)
 
 
-def wait_for(gate):
+def wait_for(gate: str) -> None:
     """Wait at a named pipe until it is written to."""
     Path(gate).read_text()
 

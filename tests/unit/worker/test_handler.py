@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import pickle
+from typing import Any
 
 import pytest
 
 from adjourn.payload import SigningKeys, decode_result, encode_call
+from adjourn.worker.frames import TaskFrame
 from adjourn.worker.handler import Handler
 from adjourn.worker.outcome import SUCCEEDED, OutcomeKind
 
@@ -21,11 +23,13 @@ def handler():
         yield Handler(None, loop.run)
 
 
-def frame(payload, *, keep_result=False, attempt=1, headers=None):
+def frame(
+    payload: bytes, *, keep_result: bool = False, attempt: int = 1, headers: dict[str, str] | None = None
+) -> TaskFrame:
     return ("lease-1", "queues/mail/tasks/t1", attempt, payload, keep_result, headers, "uid", "m.f", "", "")
 
 
-def call(function, *args, keys=None, **options):
+def call(function: Any, *args: Any, keys: SigningKeys | None = None, **options: Any) -> TaskFrame:
     return frame(encode_call(function, args, {}, keys).payload, **options)
 
 

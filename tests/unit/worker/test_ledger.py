@@ -9,7 +9,7 @@ from adjourn.worker.ledger import Ledger
 from adjourn.worker.outcome import RELEASED, Outcome, OutcomeKind, ended_with_error
 
 
-def make(*names, seconds=60):
+def make(*names: str, seconds: int = 60) -> list[HeldLease]:
     return [
         HeldLease(name, seconds, (name, f"queues/q/tasks/{name}", 1, b"", False, None, "", "", "", ""))
         for name in names

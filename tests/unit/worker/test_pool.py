@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adjourn.payload import decode_result, encode_call
 from adjourn.worker.held_lease import HeldLease
-from adjourn.worker.outcome import OutcomeKind
+from adjourn.worker.outcome import Outcome, OutcomeKind
 from adjourn.worker.pool import Pool
 from adjourn.worker.settings import ChildSettings
 
@@ -21,9 +24,9 @@ from . import tasks
 class Sink:
     """Takes what the pool settles and lets a test wait for it."""
 
-    def __init__(self):
-        self.outcomes = {}
-        self.settlements = Counter()
+    def __init__(self) -> None:
+        self.outcomes: dict[str, Any] = {}
+        self.settlements: Counter[str] = Counter()
         self._changed = asyncio.Event()
 
     def succeeded(self, leases):
@@ -40,12 +43,12 @@ class Sink:
     def target_changed(self):
         self._changed.set()
 
-    def _note(self, lease, outcome):
+    def _note(self, lease: HeldLease, outcome: Outcome | OutcomeKind | None) -> None:
         self.outcomes[lease.lease_id] = outcome
         self.settlements[lease.lease_id] += 1
         self._changed.set()
 
-    async def until(self, condition):
+    async def until(self, condition: Callable[[], object]) -> None:
         while not condition():
             self._changed.clear()
             await self._changed.wait()
@@ -62,7 +65,7 @@ class Sink:
 class Bench:
     """A pool and its sink, and leases made up for it."""
 
-    def __init__(self, processes, **settings):
+    def __init__(self, processes: int, **settings: Any) -> None:
         self.sink = Sink()
         self.pool = Pool(ChildSettings(**settings), processes, 1024, "worker-1", self.sink)
         self._number = 0
@@ -115,7 +118,7 @@ async def two(start):
 class Pipes:
     """Two named pipes: by one a task tells its pid, at the other it waits."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path) -> None:
         self.told, self.gate = folder / "told", folder / "gate"
         os.mkfifo(self.told)
         os.mkfifo(self.gate)
@@ -132,7 +135,7 @@ def pipes(tmp_path):
     return Pipes(tmp_path)
 
 
-def give_behind(bench, leases):
+def give_behind(bench: Bench, leases: list[HeldLease]) -> None:
     """Have the only child hold all of the leases at once."""
     bench.pool._pace.seconds = 0.00002
     bench.pool.accept(leases)
