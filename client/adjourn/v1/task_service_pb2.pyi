@@ -73,7 +73,7 @@ class CreateTaskResponse(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def task(self) -> _task_pb2.Task:
-        """Name, uid and status of the task; the producer's fields are left out."""
+        """Name and uid of the task."""
 
     def __init__(
         self,

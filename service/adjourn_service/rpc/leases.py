@@ -2,11 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import grpc
-from adjourn_service.rpc.status import to_status
-from adjourn_service.rpc.validation import validate
 
 from adjourn.v1 import lease_service_pb2 as pb
 from adjourn.v1 import lease_service_pb2_grpc as pb_grpc
@@ -16,12 +14,14 @@ from adjourn_service.dispatcher import Demand
 from adjourn_service.errors import InvalidField, LeaseLost
 from adjourn_service.model import LeasedTask, Settlement
 from adjourn_service.rpc import convert
+from adjourn_service.rpc.status import to_status
+from adjourn_service.rpc.validation import validate
 from adjourn_service.store.base import Lost, Reconcile, Renew, Result, Settle
 
 PUSH_BYTES: Final = 1 << 20
 """Bytes of task bodies after which a push is sent off and another begun: well under gRPC's limit for a message."""
 
-WorkContext = grpc.aio.ServicerContext[pb.WorkRequest, pb.WorkResponse]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class Leases(pb_grpc.LeasesServicer):
@@ -30,9 +30,7 @@ class Leases(pb_grpc.LeasesServicer):
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
-    async def Lease(
-        self, request: pb.LeaseRequest, context: grpc.aio.ServicerContext[pb.LeaseRequest, pb.LeaseResponse]
-    ) -> pb.LeaseResponse:
+    async def Lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseResponse:
         """Lease ready tasks, waiting for a first one as long as asked."""
         validate(request)
         _check_labels(request.tag, request.key)
@@ -78,7 +76,7 @@ class Leases(pb_grpc.LeasesServicer):
     async def Renew(
         self,
         request: pb.RenewRequest,
-        context: grpc.aio.ServicerContext[pb.RenewRequest, pb.RenewResponse],
+        context: Context,
     ) -> pb.RenewResponse:
         """Prolong leases."""
         validate(request)
@@ -92,11 +90,11 @@ class Leases(pb_grpc.LeasesServicer):
     async def Settle(
         self,
         request: pb.SettleRequest,
-        context: grpc.aio.ServicerContext[pb.SettleRequest, pb.SettleResponse],
+        context: Context,
     ) -> pb.SettleResponse:
         """End leases with their outcomes."""
         validate(request)
-        settlements = [convert.settlement_from_proto(settlement) for settlement in request.settlements]
+        settlements = [convert.settlement(settlement) for settlement in request.settlements]
         lost = cast("Lost", await self._broker.apply(Settle(others=settlements)))
         response = pb.SettleResponse()
         for lease_id in lost:
@@ -104,7 +102,7 @@ class Leases(pb_grpc.LeasesServicer):
         return response
 
     async def Work(
-        self, request_iterator: AsyncIterator[pb.WorkRequest], context: WorkContext
+        self, request_iterator: AsyncIterator[pb.WorkRequest], context: Context
     ) -> AsyncIterator[pb.WorkResponse]:
         """Serve a worker for as long as its stream lasts."""
         session = _Session(self._broker)
@@ -155,7 +153,7 @@ class _Session:
         if demand is None:
             raise InvalidField({"hello": "the first message of a Work stream must have it"})
         if request.succeeded_lease_ids or request.settlements:
-            settlements: list[Settlement] = [convert.settlement_from_proto(item) for item in request.settlements]
+            settlements: list[Settlement] = [convert.settlement(item) for item in request.settlements]
             sequence = request.sequence
             self._broker.submit(
                 Settle(list(request.succeeded_lease_ids), settlements), lambda result: self._settled(sequence, result)

@@ -82,6 +82,9 @@ from adjourn_service.store.base import (
 
 IDEMPOTENCY_WINDOW_US: Final = 600 * SECOND_US
 
+UID_TICK_US: Final = 1000
+"""What the time in a UUIDv7 is counted in."""
+
 _SEQS_OF_QUEUE: Final = 1 << 40
 """Numbers set apart for the tasks of each queue, more than a process can give."""
 
@@ -394,7 +397,8 @@ class MemoryStore:
     def _create_one(self, new: NewTask) -> None:
         queue = self._queue(new.queue)
         skew_us = names.uid_time_us(new.uid) - self._now
-        if abs(skew_us) > self._window_us:
+        # A uid tells its time in milliseconds, cut off: what may have lain in the window is in it.
+        if not -self._window_us - UID_TICK_US < skew_us <= self._window_us:
             raise RequestIdOutOfWindow(skew_us, self._window_us)
         if new.uid in self._uids:
             return

@@ -1,6 +1,8 @@
 """Reads of the SQLite store, on a connection of their own, so that they neither wait for a commit nor hold one up."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -122,9 +124,15 @@ class SqliteReader:
 
     def get_task(self, queue: str, task: str) -> TaskRecord | None:
         """Return the task by name or uid; see `store.base`."""
-        with self._mutex, self._db:
+        with self._mutex, self._snapshot():
             seq = find_seq(self._db, queue, task)
             return None if seq is None else read_task(self._db, seq)
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Let every statement of the block see the same commit."""
+        with self._db:
+            yield
 
     def next_ready_at(self, queue_id: int) -> int | None:
         """Return since when the head of the queue's ready order has been ready, or None."""
@@ -136,7 +144,7 @@ class SqliteReader:
 
     def list_tasks(self, wanted: TaskFilter, limit: int, cursor: int | None) -> tuple[list[TaskRecord], int | None]:
         """Return a page of tasks and the cursor of the next; see `store.base`."""
-        with self._mutex, self._db:
+        with self._mutex, self._snapshot():
             if wanted.queue is None:
                 first, last = 0, (1 << 63) - 1
             else:
@@ -165,7 +173,9 @@ class SqliteReader:
             where = "task.state = ?3 AND task.seq BETWEEN ?1 AND ?2"
         else:
             source, where = "task LEFT JOIN lease ON lease.seq = task.seq", "task.seq BETWEEN ?1 AND ?2"
-        bindings = (start, last, int(wanted.state)) if "?3" in where else (start, last)
+        bindings: tuple[int, ...] = (start, last)
+        if wanted.state is not None and "?3" in where:
+            bindings += (wanted.state,)
         return self._db.execute(f"SELECT {_COLUMNS} FROM {source} WHERE {where} {order}", bindings)
 
 

@@ -1,0 +1,1 @@
+"""The gRPC edge: read, validate, call the broker, answer. The only place, with `server`, that knows grpc."""
