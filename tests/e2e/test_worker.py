@@ -146,7 +146,7 @@ async def test_messages_are_few_under_load(service, start_worker):
 
 async def test_a_restart_of_the_service_under_load_loses_and_repeats_nothing(service, start_worker, tmp_path):
     path = tmp_path / "ran"
-    worker = await start_worker("-p", "2")
+    await start_worker("-p", "2")
     deferred = [service.defer(tasks.append, str(path), number) for number in range(3000)]
     for hellos, ended in enumerate((300, 1200, 2100), 2):
         await service.until(lambda least=ended: sum(len(task.ends) for task in deferred) >= least)
@@ -160,7 +160,16 @@ async def test_a_restart_of_the_service_under_load_loses_and_repeats_nothing(ser
     assert set(ran.values()) == {1}
     assert outcomes(deferred)["OUTCOME_SUCCEEDED"] == 3000
     assert {hello.worker_id for hello in service.hellos} == {service.hellos[0].worker_id}
-    assert 1 <= worker.log.count("reconnected") == worker.log.count("connection lost") <= 3
+
+
+async def test_a_lost_connection_is_logged_once(service, start_worker):
+    worker = await start_worker("-p", "1")
+    await worker.logged(" connected")
+    await service.crash()
+    await worker.logged("connection lost")
+    await service.start()
+    await worker.logged("reconnected")
+    assert worker.log.count("connection lost") == worker.log.count("reconnected") == 1
 
 
 async def test_a_settlement_whose_acknowledgement_was_lost_is_sent_again_and_then_dropped(service, start_worker):

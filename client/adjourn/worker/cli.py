@@ -99,6 +99,8 @@ def worker(
 
     MODULES are imported by each child before its first task, from the current directory or wherever Python finds them.
     """
+    # gRPC reports each broken connection in its own words, beside ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Not before: `adjourn --help` does without gRPC.
     from adjourn.worker.worker import Worker
 

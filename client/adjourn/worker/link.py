@@ -40,7 +40,7 @@ CREDITS_MAX: Final = 10_000
 ACKNOWLEDGE_SECONDS_MAX: Final = 30.0
 """A service that has not acknowledged a settlement for so long is cut off: the connection is as good as dead."""
 _STABLE_SECONDS: Final = 1.0
-"""A stream on which the service has neither spoken nor failed for so long counts as connected."""
+"""A stream on which the service has neither spoken nor failed for so long after the hello counts as connected."""
 _RENEWALS_PER_LEASE: Final = 3
 
 
@@ -76,6 +76,7 @@ class Link:
         self._credits_outstanding = 0
         self._wake = asyncio.Event()
         self._renew_at = math.inf
+        self._stable: asyncio.TimerHandle | None = None
         self._renewal: asyncio.TimerHandle | None = None
         self._patience = asyncio.timeout(None)
         self._ever_connected = False
@@ -154,20 +155,21 @@ class Link:
         self._resend.clear()
         call = self._stub.Work()
         writer = asyncio.create_task(self._write(call, taker))
-        stable = asyncio.get_running_loop().call_later(_STABLE_SECONDS, self._note_stable, call)
         try:
             async with asyncio.timeout(None) as self._patience:
                 while (response := await call.read()) is not grpc.aio.EOF:
                     self._note_connected()
                     self._hear(cast("WorkResponse", response), taker)
         finally:
-            stable.cancel()
+            if self._stable is not None:
+                self._stable.cancel()
             writer.cancel()
             call.cancel()
 
     async def _write(self, call: Call, taker: LeaseTaker) -> None:
         try:
             await call.write(WorkRequest(hello=self._hello()))
+            self._stable = asyncio.get_running_loop().call_later(_STABLE_SECONDS, self._note_stable, call)
             self._resend.extend(self._ledger.unacknowledged())
             # Nobody renewed while there was no stream.
             self._renew_within(0.0)
