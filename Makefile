@@ -53,12 +53,14 @@ proto: $(STAMP) ## Generate client/adjourn/v1 from proto/.
 
 # No index host may stand in a lock: where packages come from is the business of who installs them.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-emit-find-links --no-annotate --no-header --no-emit-package adjourn pyproject.toml
+	--no-emit-find-links --no-annotate --no-header --no-emit-package adjourn
 
 .PHONY: lock
 lock: $(STAMP) ## Write requirements/ anew from pyproject.toml; ARGS=--upgrade takes newer releases.
-	$(LOCK) --extra dev --output-file requirements/dev.txt $(ARGS)
-	$(LOCK) --extra service --constraint requirements/dev.txt --output-file requirements/service.txt
+	$(LOCK) pyproject.toml --extra dev --output-file requirements/dev.txt $(ARGS)
+	$(LOCK) pyproject.toml --extra service --constraint requirements/dev.txt --output-file requirements/service.txt
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		| $(LOCK) - --constraint requirements/dev.txt --output-file requirements/build.txt
 
 .PHONY: clean
 clean: ## Remove the virtual environment and everything that was built.
