@@ -769,6 +769,8 @@ class SqliteStore:
             state.stats.retained += 1
 
     def _renew(self, operation: base.Renew) -> base.Lost:
+        if not operation.lease_ids:
+            return []
         wanted = {_parse_lease_id(lease_id): lease_id for lease_id in operation.lease_ids}
         by_queue: defaultdict[int, list[int]] = defaultdict(list)
         renewed = set()
