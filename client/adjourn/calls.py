@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import code_pb2, error_details_pb2, status_pb2  # type: ignore[import-untyped]  # No stubs exist.
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 from uuid_utils import uuid7
 
 from adjourn import errors

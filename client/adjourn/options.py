@@ -223,8 +223,11 @@ def queue_id(name: str) -> str:
     """Return the id of a queue given as `mail` or `queues/mail`.
 
     Raises: OptionError."""
-    text = name.removeprefix("queues/") if isinstance(name, str) else name
-    _identifier("queue", text, QUEUE_ID, "1 to 100 characters of A-Z a-z 0-9 -, as in 'mail' or 'queues/mail'")
+    text = name.removeprefix("queues/") if isinstance(name, str) else ""
+    if not QUEUE_ID.fullmatch(text):
+        raise OptionError(
+            f"{name!r:.120} does not name a queue; write QUEUE or queues/QUEUE, of 1 to 100 characters of A-Z a-z 0-9 -"
+        )
     return text
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2  # type: ignore[import-untyped]  # No stubs exist.
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from adjourn.v1 import (
     queue_pb2,
