@@ -13,7 +13,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from adjourn_service import names
 from adjourn_service.clock import ManualClock
@@ -44,12 +44,12 @@ WINDOW_US = 60 * SECOND_US
 
 settings.register_profile(
     "store-model",
-    max_examples=60,
+    max_examples=200,
     stateful_step_count=40,
     deadline=None,
     print_blob=True,
     derandomize=False,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    suppress_health_check=[HealthCheck.too_slow],
 )
 
 EXACT_RATE = SECOND_US / 2**20
@@ -86,6 +86,9 @@ queue_policies = st.builds(
 outcomes = st.sampled_from(Outcome)
 errors = st.none() | st.builds(TaskError, st.just("E"), st.text(max_size=3), st.text(max_size=3))
 
+picked = st.lists(st.integers(0, 40), min_size=1, max_size=8)
+"""Which of those that are known, counted from the newest."""
+
 LeasePair = tuple[str, str]
 """The ids of the same lease in the memory store and in the sqlite store."""
 
@@ -93,19 +96,23 @@ LeasePair = tuple[str, str]
 class StoreComparison(RuleBasedStateMachine):
     """Drives both stores; every difference is a failure."""
 
-    tasks = Bundle("tasks")
-    leases = Bundle("leases")
-
-    @initialize()
-    def open(self) -> None:
+    @initialize(policies=st.fixed_dictionaries(dict.fromkeys(("a", "b"), queue_policies)))
+    def open(self, policies: dict[str, QueuePolicy]) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.clock = ManualClock()
         self.model: base.Store = MemoryStore(self.clock, WINDOW_US)
         self.real: base.Store = self.open_sqlite()
         self.serial = count(1)
+        self.tasks: list[NewTask] = []
+        """What was created, the newest last."""
         self.uids: set[bytes] = set()
+        self.leases: list[LeasePair] = []
+        """What was leased, the newest last; some of it is still live."""
         self.pairs: dict[str, str] = {}
         """Lease ids of the sqlite store, as those of the memory store."""
+        self.apply(*(base.CreateQueue(queue, policy) for queue, policy in policies.items()))
+        for queue in (DEFAULT_QUEUE, "a", "b"):
+            self.create([{"queue": queue}, {"queue": queue, "tag": "x", "name": "n1", "key": "x"}] * 2, 0, False)
 
     def open_sqlite(self) -> SqliteStore:
         return SqliteStore(Path(self.folder.name) / "adjourn.db", self.clock, WINDOW_US)
@@ -147,6 +154,7 @@ class StoreComparison(RuleBasedStateMachine):
         for mine, theirs in zip(first, second, strict=True):
             assert theirs.lease_id not in self.pairs, "a lease id was used twice"
             self.pairs[theirs.lease_id] = mine.lease_id
+            self.leases.append((mine.lease_id, theirs.lease_id))
         assert [leased._replace(lease_id="") for leased in first] == [leased._replace(lease_id="") for leased in second]
         # Whether a task with the label waits for the tokens is a thing that a store need not find out.
         assert model.more_at == real.more_at or (model.more_at is None and not exact)
@@ -164,7 +172,6 @@ class StoreComparison(RuleBasedStateMachine):
     # --- creating
 
     @rule(
-        target=tasks,
         plan=st.lists(
             st.fixed_dictionaries(
                 {"queue": queue_ids},
@@ -185,119 +192,141 @@ class StoreComparison(RuleBasedStateMachine):
         skew_us=st.sampled_from([0, 0, 0, 0, -WINDOW_US, WINDOW_US, -WINDOW_US - 1000, WINDOW_US + 1000]),
         lease=st.booleans(),
     )
-    def create(self, plan: list[dict[str, Any]], skew_us: int, lease: bool) -> Any:
+    def create(self, plan: list[dict[str, Any]], skew_us: int, lease: bool) -> None:
         made = []
-        for fields in plan:
+        for planned in plan:
+            fields = dict(planned)
             if (eta_in_us := fields.pop("eta_in_us", None)) is not None:
                 fields["eta_at"] = self.clock.now() + eta_in_us
             serial = next(self.serial)
             made.append(NewTask(uid=make_uid(self.clock.now() + skew_us, serial), body=b"%d" % serial, **fields))
-        self.uids.update(task.uid for task in made)
+        self.know(made)
         self.apply(base.Create(made), *([base.Lease(None, 1000, "w1")] if lease else []))
-        return multiple(*made)
 
-    @rule(again=st.lists(tasks, min_size=1, max_size=3), queue=queue_ids)
-    def create_again(self, again: list[NewTask], queue: str) -> None:
+    def know(self, made: list[NewTask]) -> None:
+        self.tasks += made
+        self.uids.update(task.uid for task in made)
+
+    def pick_tasks(self, picks: list[int]) -> list[NewTask]:
+        return [self.tasks[-1 - pick % len(self.tasks)] for pick in picks]
+
+    @precondition(lambda self: self.tasks)
+    @rule(picks=picked, queue=queue_ids)
+    def create_again(self, picks: list[int], queue: str) -> None:
+        again = self.pick_tasks(picks)
         moved = again[0]._replace(queue=queue)
         self.apply(base.Create(again + again[:1]), base.Create([moved]))
 
-    @rule(number=st.integers(1, 40), queue=queue_ids, target=tasks)
-    def create_plain(self, number: int, queue: str) -> Any:
+    @rule(number=st.integers(1, 8), queue=queue_ids, repeat=st.booleans())
+    def create_plain(self, number: int, queue: str, repeat: bool) -> None:
         made = [NewTask(make_uid(self.clock.now(), next(self.serial)), queue, b"plain") for _ in range(number)]
-        self.uids.update(task.uid for task in made)
-        self.apply(base.Create(made))
-        return multiple(*made[:3])
+        old = self.tasks[-3:] if repeat else []
+        self.know(made)
+        self.apply(base.Create([*made[::2], *old, *made]))
 
     # --- leases
 
     @rule(
-        target=leases,
         queue=queue_ids,
         limit=st.integers(1, 6),
         worker=st.sampled_from(["w1", "w2"]),
-        tag=labels,
-        key=labels,
+        label=st.sampled_from([{}, {}, {}, {"tag": "x"}, {"key": "x"}]),
         duration_us=st.none() | st.sampled_from([SECOND_US, HOUR_US]),
     )
-    def lease(self, queue: str, limit: int, worker: str, tag: str, key: str, duration_us: int | None) -> Any:
-        return self.take(base.Lease((queue,), limit, worker, duration_us, tag, key))
+    def lease(self, queue: str, limit: int, worker: str, label: dict[str, str], duration_us: int | None) -> None:
+        self.apply(base.Lease((queue,), limit, worker, duration_us, **label))
 
-    @rule(target=leases, queues=st.none() | st.just(("b", "nowhere", "a", DEFAULT_QUEUE)))
-    def lease_all(self, queues: tuple[str, ...] | None) -> Any:
-        return self.take(base.Lease(queues, 1000, "w1"))
+    @rule(queues=st.none() | st.just(("b", "nowhere", "a", DEFAULT_QUEUE)))
+    def lease_all(self, queues: tuple[str, ...] | None) -> None:
+        self.apply(base.Lease(queues, 1000, "w1"))
 
-    def take(self, operation: base.Lease) -> Any:
-        (leased,) = self.apply(operation)
-        assert isinstance(leased, base.Leased)
-        known = {mine: theirs for theirs, mine in self.pairs.items()}
-        return multiple(*((one.lease_id, known[one.lease_id]) for one in leased.tasks))
-
+    @precondition(lambda self: self.leases)
     @rule(
-        taken=st.lists(consumes(leases), min_size=1, max_size=8),
+        picks=picked,
         outcome=outcomes,
         error=errors,
         delay_us=st.none() | spans,
         result=st.sampled_from([b"", b"result"]),
-        twice=st.booleans(),
     )
-    def settle(self, taken: list[LeasePair], outcome: Outcome, error: Any, delay_us: Any, result: bytes, twice: bool):
-        taken = taken + taken[:1] if twice else taken
+    def settle(self, picks: list[int], outcome: Outcome, error: Any, delay_us: int | None, result: bytes) -> None:
         self.apply_each(
             *(
                 [base.Settle(others=[Settlement(lease_id, outcome, result, error, delay_us) for lease_id in ids])]
-                for ids in self.sides(taken, stale=False)
+                for ids in self.pick_leases(picks)
             )
         )
 
-    @rule(taken=st.lists(leases, min_size=1, max_size=8), stale=st.booleans())
-    def succeed(self, taken: list[LeasePair], stale: bool) -> None:
-        self.apply_each(*([base.Settle(ids)] for ids in self.sides(taken, stale)))
+    @precondition(lambda self: self.leases)
+    @rule(picks=picked, others=picked, outcome=outcomes)
+    def settle_both_ways(self, picks: list[int], others: list[int], outcome: Outcome) -> None:
+        self.apply_each(
+            *(
+                [base.Settle(succeeded, [Settlement(lease_id, outcome) for lease_id in ids])]
+                for succeeded, ids in zip(self.pick_leases(picks), self.pick_leases(others), strict=True)
+            )
+        )
 
-    @rule(taken=st.lists(leases, max_size=4), duration_us=st.none() | st.sampled_from([SECOND_US, HOUR_US]))
-    def renew(self, taken: list[LeasePair], duration_us: int | None) -> None:
-        self.apply_each(*([base.Renew(ids, duration_us)] for ids in self.sides(taken, stale=True)))
+    @precondition(lambda self: self.leases)
+    @rule(picks=picked, duration_us=st.none() | st.sampled_from([SECOND_US, HOUR_US]))
+    def renew(self, picks: list[int], duration_us: int | None) -> None:
+        self.apply_each(*([base.Renew([*ids, "no-such-lease"], duration_us)] for ids in self.pick_leases(picks)))
 
-    @rule(taken=st.lists(leases, max_size=4), worker=st.sampled_from(["w1", "w2"]))
-    def reconcile(self, taken: list[LeasePair], worker: str) -> None:
-        self.apply_each(*([base.Reconcile(worker, ids)] for ids in self.sides(taken, stale=False)))
+    @precondition(lambda self: self.leases)
+    @rule(picks=picked, worker=st.sampled_from(["w1", "w2"]))
+    def reconcile(self, picks: list[int], worker: str) -> None:
+        self.apply_each(*([base.Reconcile(worker, [*ids, "no-such-lease"])] for ids in self.pick_leases(picks)))
 
-    def sides(self, taken: Sequence[LeasePair], stale: bool) -> tuple[list[str], list[str]]:
+    def pick_leases(self, picks: list[int]) -> tuple[list[str], list[str]]:
         """Return lease ids as the model and as the real store knows them."""
-        unknown = ["no-such-lease"] if stale else []
-        return [mine for mine, _ in taken] + unknown, [theirs for _, theirs in taken] + unknown
+        pairs = [self.leases[-1 - pick % len(self.leases)] for pick in picks]
+        return [mine for mine, _ in pairs], [theirs for _, theirs in pairs]
 
     # --- by hand
 
+    @precondition(lambda self: self.tasks)
     @rule(
-        task=tasks,
-        verbs=st.lists(st.sampled_from([base.Cancel, base.Delete, base.Run, base.Retry]), min_size=1, max_size=2),
+        picks=picked,
+        verbs=st.sampled_from(
+            [
+                [base.Retry],
+                [base.Cancel],
+                [base.Cancel, base.Retry],
+                [base.Run],
+                [base.Run, base.Cancel],
+                [base.Retry, base.Cancel],
+                [base.Delete],
+            ]
+        ),
         by_name=st.booleans(),
     )
-    def by_hand(self, task: NewTask, verbs: list[Any], by_name: bool) -> None:
-        task_id = task.name if by_name and task.name else names.format_uid(task.uid)
-        self.apply(*(verb(task.queue, task_id) for verb in verbs))
+    def by_hand(self, picks: list[int], verbs: list[Any], by_name: bool) -> None:
+        self.apply(
+            *(
+                verb(task.queue, task.name if by_name and task.name else names.format_uid(task.uid))
+                for task in self.pick_tasks(picks)
+                for verb in verbs
+            )
+        )
 
     # --- queues
 
-    @rule(queue=queue_ids, policy=queue_policies)
-    def create_queue(self, queue: str, policy: QueuePolicy) -> None:
-        self.apply(base.CreateQueue(queue, policy))
-
-    @rule(queue=queue_ids, policy=queue_policies)
-    def update_queue(self, queue: str, policy: QueuePolicy) -> None:
-        self.apply(base.UpdateQueue(queue, policy))
-
-    @rule(queue=queue_ids, paused=st.booleans())
-    def pause(self, queue: str, paused: bool) -> None:
-        self.apply(base.PauseQueue(queue, paused))
-
-    @rule(queue=queue_ids)
-    def delete_queue(self, queue: str) -> None:
-        self.apply(base.DeleteQueue(queue))
-
-    @rule(queue=queue_ids, age_us=st.none() | spans)
-    def purge(self, queue: str, age_us: int | None) -> None:
-        self.apply(base.Purge(queue, None if age_us is None else self.clock.now() - age_us))
+    @rule(
+        queue=queue_ids,
+        policy=queue_policies,
+        change=st.sampled_from(["update", "update", "pause", "resume", "purge", "purge old", "anew"]),
+    )
+    def change_queue(self, queue: str, policy: QueuePolicy, change: str) -> None:
+        match change:
+            case "update":
+                self.apply(base.UpdateQueue(queue, policy))
+            case "pause" | "resume":
+                self.apply(base.PauseQueue(queue, change == "pause"))
+            case "purge":
+                self.apply(base.Purge(queue))
+            case "purge old":
+                self.apply(base.Purge(queue, self.clock.now() - SECOND_US))
+            case "anew":
+                self.apply(base.DeleteQueue(queue), base.CreateQueue(queue, policy))
 
     # --- time
 
@@ -310,10 +339,12 @@ class StoreComparison(RuleBasedStateMachine):
         self.clock.advance(span_us)
         self.apply(base.Maintain())
 
-    @rule()
-    def restart(self) -> None:
+    @rule(away_us=spans)
+    def restart(self, away_us: int) -> None:
         self.real.close()
+        self.clock.advance(away_us)
         self.real = self.open_sqlite()
+        self.apply(base.Resume())
 
     # --- what can be seen
 
@@ -347,9 +378,9 @@ class StoreComparison(RuleBasedStateMachine):
                 return records
 
     def records(self, store: base.Store, queue: Queue) -> list[TaskRecord]:
-        """Return all tasks of a queue in order; each as got by its uid too."""
+        """Return all tasks of a queue in order, the newest of them as got by their uid too."""
         listed = self.pages(store, TaskFilter(queue.id))
-        for record in listed:
+        for record in listed[-3:]:
             got = store.get_task(queue.id, names.format_uid(record.uid))
             assert got is not None
             assert replace(got, history=()) == replace(record, history=())
