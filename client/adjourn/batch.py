@@ -35,12 +35,9 @@ class Batch:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._requests: list[CreateTaskRequest] = []
-        self._bytes = 0
-        self._added = 0
-        self._streams = False
-        self._pipeline: Pipeline | None = None
         self._token: Token[Batch | None] | None = None
+        self._joined = 0
+        self._clear()
 
     def add(self, request: CreateTaskRequest) -> None:
         """Take a create into the batch.
@@ -58,8 +55,7 @@ class Batch:
             self._added += 1
 
     def __enter__(self) -> Self:
-        self._streams = True
-        self._enter()
+        self._enter(streams=True)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -76,7 +72,7 @@ class Batch:
             self._raise_failures(default_client().create_tasks(self._requests))
 
     async def __aenter__(self) -> Self:
-        self._enter()
+        self._enter(streams=False)
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -85,14 +81,27 @@ class Batch:
 
             self._raise_failures(await default_async_client().create_tasks(self._requests))
 
-    def _enter(self) -> None:
-        if current_batch() is None:
-            self._token = _current.set(self)
+    def _clear(self) -> None:
+        self._requests: list[CreateTaskRequest] = []
+        self._bytes = 0
+        self._added = 0
+        self._streams = False
+        self._pipeline: Pipeline | None = None
+
+    def _enter(self, *, streams: bool) -> None:
+        if current_batch() is not None:
+            self._joined += 1
+            return
+        self._clear()
+        self._streams = streams
+        self._token = _current.set(self)
 
     def _leave(self) -> bool:
         """Close the batch; False if it only was part of an outer one."""
-        if self._token is None:
+        if self._joined:
+            self._joined -= 1
             return False
+        assert self._token is not None
         _current.reset(self._token)
         self._token = None
         return True

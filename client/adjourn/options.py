@@ -266,7 +266,8 @@ def _check_appengine_only(name: str, value: Any) -> None:
 def _did_you_mean(name: str, known: Any) -> str:
     import difflib  # Only a mistake needs it.
 
-    closest = difflib.get_close_matches(name, known, n=1, cutoff=0)
+    beginning = [word for word in known if word.startswith(name)]
+    closest = beginning or difflib.get_close_matches(name, known, n=1, cutoff=0)
     return f"; did you mean {closest[0]!r}?" if closest else "."
 
 
