@@ -29,9 +29,12 @@ DELIVER_SECONDS_AT_ONCE: Final = 1.0
 _CHANNEL_OPTIONS: Final = (
     # A push holds as many leases as there is credit, each with up to 1 MiB of payload.
     ("grpc.max_receive_message_length", 256 * 1024 * 1024),
+    # Finds a silent network while tasks run for hours.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
     # The link does the waiting between attempts; the channel must not add to it.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 5000),
+    ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 

@@ -43,6 +43,6 @@ def test_the_command_refuses_bad_options_in_one_line(arguments, message):
 def test_every_option_says_its_variable_and_its_default():
     with click.Context(worker, **worker.context_settings) as context:
         records = [option.get_help_record(context) for option in worker.params if isinstance(option, click.Option)]
-    texts = {name: text for name, text in filter(None, records)}
+    texts = dict(filter(None, records))
     assert [name for name, text in texts.items() if "env var: ADJOURN_" not in text] == []
     assert [name for name, text in texts.items() if "default: " not in text] == ["--main FILE"]
