@@ -2,8 +2,8 @@
 
 import pytest
 
-from adjourn_service.model import SECOND_US, Outcome, TaskState
-from adjourn_service.store.base import Create, Lease, Leased, Settle
+from adjourn_service.model import HOUR_US, SECOND_US, Outcome, TaskState
+from adjourn_service.store.base import Create, Lease, Leased, Maintain, Resume, Settle
 from tests.factories import StoreDriver
 
 
@@ -353,6 +353,19 @@ def test_a_renew_without_a_duration_takes_the_queues(store: StoreDriver):
     assert store.renew(*leased) == []
     assert store.must(a).lease_deadline_at == store.now + 5 * SECOND_US
     assert store.must(b).lease_deadline_at == store.now + 9 * SECOND_US
+
+
+def test_leases_have_their_full_time_again_when_the_service_comes_back(store: StoreDriver):
+    store.create_queue("short", lease_duration_us=5 * SECOND_US)
+    tasks = [store.create(), store.create("short"), store.create("short")]
+    first, second = store.lease_one(), store.lease_one("short")
+    longer = store.lease_one("short", duration_us=HOUR_US)
+    store.advance(seconds=100)
+    store.apply(Resume(), Maintain())
+    deadlines = [store.must(task).lease_deadline_at for task in tasks]
+    assert deadlines == [store.now + 30 * SECOND_US, store.now + 5 * SECOND_US, store.now - 100 * SECOND_US + HOUR_US]
+    assert store.applied.next_chore_at == store.now + 5 * SECOND_US
+    assert store.succeed(first, second, longer) == []
 
 
 # --- reconcile
