@@ -71,7 +71,6 @@ class Link:
         self._worker_id = worker_id
         self._queues = queues
         self._ledger = Ledger()
-        self._taker: LeaseTaker | None = None
         self._resend: deque[Batch] = deque()
         self._credits_outstanding = 0
         self._wake = asyncio.Event()
@@ -114,15 +113,14 @@ class Link:
 
     async def run(self, taker: LeaseTaker) -> None:
         """Serve the taker until cancelled, through any number of connections."""
-        self._taker = taker
         failures = 0
         while True:
             try:
                 await self._converse(taker)
                 reason = "the service closed the stream"
-            except grpc.aio.AioRpcError as error:
-                reason = _reason(error)
-            except TimeoutError:
+            except* grpc.aio.AioRpcError as errors:
+                reason = _reason(errors)
+            except* TimeoutError:
                 reason = f"no acknowledgement for {ACKNOWLEDGE_SECONDS_MAX:g} seconds"
             failures = 1 if self._connected else failures + 1
             self._note_trouble(reason)
@@ -154,17 +152,21 @@ class Link:
         self._drain_sent = False
         self._resend.clear()
         call = self._stub.Work()
-        writer = asyncio.create_task(self._write(call, taker))
         try:
-            async with asyncio.timeout(None) as self._patience:
-                while (response := await call.read()) is not grpc.aio.EOF:
-                    self._note_connected()
-                    self._hear(cast("WorkResponse", response), taker)
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(self._write(call, taker))
+                await self._read(call, taker)
+                writer.cancel()
         finally:
             if self._stable is not None:
                 self._stable.cancel()
-            writer.cancel()
             call.cancel()
+
+    async def _read(self, call: Call, taker: LeaseTaker) -> None:
+        async with asyncio.timeout(None) as self._patience:
+            while (response := await call.read()) is not grpc.aio.EOF:
+                self._note_connected()
+                self._hear(cast("WorkResponse", response), taker)
 
     async def _write(self, call: Call, taker: LeaseTaker) -> None:
         try:
@@ -302,7 +304,8 @@ class Link:
             )
 
 
-def _reason(error: grpc.aio.AioRpcError) -> str:
+def _reason(errors: ExceptionGroup[grpc.aio.AioRpcError]) -> str:
+    error = cast("grpc.aio.AioRpcError", errors.exceptions[0])
     # What gRPC says when a stream breaks under a write; the cause itself is lost.
     if error.details() == "Internal error from Core":
         return "the connection broke"

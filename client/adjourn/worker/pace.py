@@ -19,7 +19,9 @@ ALONE_SECONDS: Final = 0.02
 SUPPLY_SECONDS: Final = 0.025
 """Work to hold for each child, to cover a round trip to the service with its commit, on a slow disk too."""
 STALLED_SECONDS: Final = 0.02
-"""A child that has been on one task for so long gives up those behind it as soon as another child is free."""
+"""A child that has been on one task for so long gives up those behind it to others that have not."""
+LOOK_SECONDS: Final = 0.1
+"""Between looks after such children while none is free: one that is not stuck may have time soon."""
 HOARDED_SECONDS: Final = 0.5
 """When every child has been on its task for so long, what waits goes back to the service, for other workers."""
 

@@ -177,7 +177,7 @@ class Pool:
         if any(child.load == 0 for child in self._ready) and any(child.load > 1 for child in self._ready):
             delay = pace.STALLED_SECONDS
         elif self._waiting or any(child.load > 1 for child in self._ready):
-            delay = pace.HOARDED_SECONDS
+            delay = pace.LOOK_SECONDS
         else:
             return
         loop = asyncio.get_running_loop()
@@ -192,7 +192,7 @@ class Pool:
         self._look = None
         on_task = {child: child.seconds_on_task() for child in self._ready}
         least = min(on_task.values(), default=0.0)
-        if any(child.load == 0 for child in self._ready):
+        if least < pace.STALLED_SECONDS:
             self._recall(child for child, seconds in on_task.items() if seconds >= pace.STALLED_SECONDS)
         elif least >= pace.HOARDED_SECONDS:
             self._stuck_seconds = least

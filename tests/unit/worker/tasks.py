@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 from adjourn.context import TaskContext, current_task
@@ -14,6 +15,10 @@ from adjourn.errors import PermanentTaskFailure, SingularTaskFailure
 
 def noop():
     """Do nothing."""
+
+
+def pause(seconds):
+    time.sleep(seconds)
 
 
 def add(a, b):

@@ -228,6 +228,18 @@ async def test_tasks_behind_a_long_one_move_to_a_free_child(two, pipes):
     await two.sink.have([long])
 
 
+async def test_tasks_behind_a_long_one_move_to_a_busy_child_that_gets_on(two, pipes):
+    two.pool._pace.seconds = 0.00002
+    long = two.lease(tasks.wait_for, str(pipes.gate))
+    short = [two.lease(tasks.noop) for _ in range(20)]
+    two.pool._ready[0].give([long, *short])
+    stream = [two.lease(tasks.pause, 0.001) for _ in range(2000)]
+    two.pool.accept(stream)
+    await two.sink.have(short)
+    assert stream[-1].lease_id not in two.sink.outcomes
+    await pipes.open_gate()
+
+
 async def test_leases_that_all_children_are_too_busy_for_go_back(one, pipes, monkeypatch):
     monkeypatch.setattr("adjourn.worker.pace.HOARDED_SECONDS", 0.02)
     one.pool._pace.seconds = 0.03
