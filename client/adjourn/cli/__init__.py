@@ -1,0 +1,5 @@
+"""The command `adjourn`."""
+
+from adjourn.cli.group import main
+
+__all__ = ["main"]
