@@ -237,9 +237,13 @@ def queue_stats(name: str) -> Rpc[queue_pb2.QueueStats]:
     return Rpc("Queues", "GetStats", request, lambda response: response.stats, repeatable=True)
 
 
-def service_error(code: str, message: str, details: status_pb2.Status | None, target: str = "") -> ServiceError:
-    """Return the exception for a status: by the reason in its ErrorInfo, or else by its code, as in `NOT_FOUND`."""
-    reason, metadata, violations = _read_details(details)
+def service_error(
+    code: str, message: str, details: status_pb2.Status | None, target: str = "", *, place: str = ""
+) -> ServiceError:
+    """Return the exception for a status: by the reason in its ErrorInfo, or else by its code, as in `NOT_FOUND`.
+
+    `place` is taken off the front of the paths of fields."""
+    reason, metadata, violations = _read_details(details, place)
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ServiceError)
     where = f"the adjourn service at {target}" if target else "the adjourn service"
     if kind is errors.ServiceUnavailable and not reason:
@@ -343,17 +347,22 @@ def _with_full_name(queue: queue_pb2.Queue) -> queue_pb2.Queue:
 
 
 def _read_failures(response: task_service_pb2.BatchCreateTasksResponse) -> dict[int, ServiceError]:
-    return {
-        index: service_error(code_pb2.Code.Name(status.code), status.message, status)
-        for index, status in response.failed_requests.items()
-    }
+    failures = {}
+    for index, status in response.failed_requests.items():
+        # The position in a request that was merged from those of several callers tells none of them anything.
+        place = f"requests[{index}]."
+        code, message = code_pb2.Code.Name(status.code), status.message.replace(place, "")
+        failures[index] = service_error(code, message, status, place=place)
+    return failures
 
 
 def _read_nothing(_response: Any) -> None:
     return None
 
 
-def _read_details(details: status_pb2.Status | None) -> tuple[str, Mapping[str, str], list[tuple[str, str]]]:
+def _read_details(
+    details: status_pb2.Status | None, place: str
+) -> tuple[str, Mapping[str, str], list[tuple[str, str]]]:
     reason: str = ""
     metadata: Mapping[str, str] = {}
     violations: list[tuple[str, str]] = []
@@ -363,7 +372,7 @@ def _read_details(details: status_pb2.Status | None) -> tuple[str, Mapping[str, 
         if detail.Unpack(info) and info.domain == DOMAIN:
             reason, metadata = info.reason, dict(info.metadata)
         elif detail.Unpack(bad):
-            violations += [(violation.field, violation.description) for violation in bad.field_violations]
+            violations += [(each.field.removeprefix(place), each.description) for each in bad.field_violations]
     return reason, metadata, violations
 
 

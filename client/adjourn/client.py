@@ -42,7 +42,7 @@ class _PendingCall(Protocol):
 class _Connection:
     """Everything of a client that belongs to one process: a fork needs a new one.
 
-    GRPC_ENABLE_FORK_SUPPORT is left off on purpose: with it a fork breaks the calls of the parent's other threads, and
+    GRPC_ENABLE_FORK_SUPPORT is not set, on purpose: with it a fork breaks the calls of the parent's other threads, and
     without it a new channel works in the child, after one UNAVAILABLE at times, which the retry covers (grpc 1.85)."""
 
     def __init__(self, target: str, send: Callable[[Sequence[CreateTaskRequest], float], Mapping[int, ServiceError]]):

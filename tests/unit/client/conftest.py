@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.client.fake_service import FakeService
 
 from adjourn import config as config_module
 from adjourn.aio import default_async_client
 from adjourn.config import configure
+from tests.unit.client.fake_service import FakeService
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -99,7 +99,7 @@ class FakeService:
         trailers = (("grpc-status-details-bin", status.SerializeToString()),)
         context.abort_with_status(_Status(code, status.message, trailers))
 
-    def create(self, request: task_service_pb2.CreateTaskRequest) -> status_pb2.Status | None:
+    def create(self, request: task_service_pb2.CreateTaskRequest, index: int = 0) -> status_pb2.Status | None:
         """Make a task, or say why not."""
         name = f"{request.parent}/tasks/{request.task_id or request.request_id}"
         with self._lock:
@@ -110,6 +110,9 @@ class FakeService:
                 return status_of("NOT_FOUND", f"queue {queue!r} does not exist", "QUEUE_NOT_FOUND", queue=queue)
             if name in self.tasks:
                 return status_of("ALREADY_EXISTS", f"task {name!r} exists", "TASK_EXISTS", task=name)
+            if not -1000 <= request.task.priority <= 1000:
+                violations = [(f"requests[{index}].task.priority", "must be from -1000 to 1000")]
+                return status_of("INVALID_ARGUMENT", f"{violations[0][0]}: wrong", "INVALID_FIELD", violations)
             if len(request.task.payload) > PAYLOAD_BYTES_MAX:
                 return status_of("INVALID_ARGUMENT", "payload is too large", "PAYLOAD_TOO_LARGE")
             self.uids.add(request.request_id)
@@ -145,7 +148,7 @@ class _Tasks(task_service_pb2_grpc.TasksServicer):
     def BatchCreate(self, request, context):
         self.service.batch_sizes.append(len(request.requests))
         self.service.enter("BatchCreate", context)
-        failed = {i: s for i, r in enumerate(request.requests) if (s := self.service.create(r)) is not None}
+        failed = {i: s for i, r in enumerate(request.requests) if (s := self.service.create(r, i)) is not None}
         return task_service_pb2.BatchCreateTasksResponse(failed_requests=failed)
 
     def Get(self, request, context):

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.unit.client import samples
-from tests.unit.client.fake_service import FakeService, status_of
 
 import adjourn
 from adjourn import calls, errors
@@ -26,6 +24,8 @@ from adjourn.config import ClientConfig
 from adjourn.options import NO_OPTIONS
 from adjourn.payload import encode_call
 from adjourn.v1 import queue_pb2, task_pb2
+from tests.unit.client import samples
+from tests.unit.client.fake_service import FakeService, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,6 +175,15 @@ def test_field_violations_are_told_in_the_message(service):
         adjourn.defer(samples.add, 1)
     assert failure.value.violations == tuple(violations)
     assert failure.value.__cause__ is not None
+
+
+def test_item_is_not_told_its_position_in_a_merged_request(service):
+    requests = prepared(3)
+    requests[2].task.priority = 5000
+    (failure,) = default_client().create_tasks(requests).values()
+    assert isinstance(failure, adjourn.InvalidRequest)
+    assert failure.violations == (("task.priority", "must be from -1000 to 1000"),)
+    assert "requests[" not in str(failure)
 
 
 def test_errors_can_be_pickled():

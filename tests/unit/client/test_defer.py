@@ -11,9 +11,6 @@ import uuid
 from typing import Any
 
 import pytest
-from tests.unit.client import samples
-from tests.unit.client.fake_service import status_of
-from tests.unit.client.samples import Greeter, send_async, send_mail
 
 import adjourn
 from adjourn.aio import AsyncClient, default_async_client
@@ -22,6 +19,9 @@ from adjourn.errors import OptionError
 from adjourn.payload import decode_call, encode_result, peek
 from adjourn.signing import SigningKeys
 from adjourn.v1 import task_pb2
+from tests.unit.client import samples
+from tests.unit.client.fake_service import status_of
+from tests.unit.client.samples import Greeter, send_async, send_mail
 
 
 def stored(service: Any, handle: Any) -> Any:

@@ -8,11 +8,11 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-from tests.unit.client import samples
-from tests.unit.client.samples import Greeter
 
 from adjourn import deferred, errors
 from adjourn.payload import decode_call
+from tests.unit.client import samples
+from tests.unit.client.samples import Greeter
 
 
 def test_public_names_are_those_of_app_engine():

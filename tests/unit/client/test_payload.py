@@ -12,8 +12,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.unit.client import samples
-from tests.unit.client.samples import Greeter
 
 from adjourn import errors
 from adjourn.payload import (
@@ -25,6 +23,8 @@ from adjourn.payload import (
     peek,
     returns_coroutine,
 )
+from tests.unit.client import samples
+from tests.unit.client.samples import Greeter
 
 if TYPE_CHECKING:
     from pathlib import Path
