@@ -77,13 +77,15 @@ class AsyncClient:
 
         Up to 1,000 tasks are one request and one commit, merged with those of other coroutines. More are several
         requests, two at a time; if one of them fails as a whole, others may be durable."""
+        if not requests:
+            return {}
         answers = []
         for batch in calls.split_batches(requests):
             size = sum(request.ByteSize() for request in batch)
             answer: asyncio.Future[dict[int, ServiceError]] = asyncio.get_running_loop().create_future()
             self._queue.append(_Entry(batch, size, time.monotonic() + self.config.timeout, answer))
             answers.append((len(batch), answer))
-        while len(self._senders) < min(calls.BATCHES_IN_FLIGHT_MAX, len(self._queue)):
+        for _ in range(min(len(answers), calls.BATCHES_IN_FLIGHT_MAX - len(self._senders))):
             # A task and not this coroutine sends: when one caller is cancelled, the others still get their answers. It
             # starts after the coroutines that are ready now, so their creates ride along.
             sender = asyncio.create_task(self._send_queued())
@@ -92,7 +94,12 @@ class AsyncClient:
         failures: dict[int, ServiceError] = {}
         offset = 0
         # All are waited for before any error is raised, so that none goes unseen.
-        await asyncio.wait([answer for _, answer in answers])
+        try:
+            await asyncio.wait([answer for _, answer in answers])
+        except asyncio.CancelledError:
+            for _, answer in answers:
+                answer.cancel()
+            raise
         for count, answer in answers:
             failures.update({offset + index: failure for index, failure in answer.result().items()})
             offset += count
@@ -253,7 +260,7 @@ class AsyncClient:
             late = number == 0 or entry.deadline <= time.monotonic()
             if late or not isinstance(error, (ServiceUnavailable, DeadlineExceeded)):
                 if not entry.answer.done():
-                    entry.answer.set_exception(error)
+                    entry.answer.set_exception(error.twin())
             else:
                 # The time of the oldest is up; who came later has time left, and a repeated create is the same create.
                 again.append(entry)

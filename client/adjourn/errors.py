@@ -49,8 +49,9 @@ Error
 
 from __future__ import annotations
 
+import copy
 import pickle
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -151,6 +152,12 @@ class ServiceError(Error):
         self.code = code
         self.reason = reason
         self.metadata: Mapping[str, str] = dict(metadata or {})
+
+    def twin(self) -> Self:
+        """Return the same error for another caller: one exception raised in two threads would mix up their traces."""
+        twin = copy.copy(self)
+        twin.__cause__ = self.__cause__
+        return twin
 
 
 class InvalidRequest(ServiceError, ValueError):

@@ -5,7 +5,6 @@ up, and one of them sends all of them with the next. A lone caller waits for nob
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
 from collections import deque
@@ -126,7 +125,7 @@ class Outbox(Generic[RequestT]):
         leader.error = error
         for entry in done:
             if entry is not leader:
-                entry.error = _copy(error)
+                entry.error = None if error is None else error.twin()
                 entry.wake.release()
 
     def _hand_on(self) -> None:
@@ -156,12 +155,3 @@ class Outbox(Generic[RequestT]):
                 self._queue.remove(entry)
             if entry.leads:
                 self._hand_on()
-
-
-def _copy(error: ServiceError | None) -> ServiceError | None:
-    """The error for another thread: one exception raised in two threads would mix up their tracebacks."""
-    if error is None:
-        return None
-    twin = copy.copy(error)
-    twin.__cause__ = error.__cause__
-    return twin

@@ -312,6 +312,11 @@ def test_requests_keep_within_the_bounds_of_the_wire_api(service):
     assert max(service.batch_sizes) * 30_000 < calls.BATCH_BYTES_MAX
 
 
+def test_nothing_is_sent_for_nothing(service):
+    assert default_client().create_tasks([]) == {}
+    assert service.calls == []
+
+
 def test_refused_items_of_several_requests_keep_their_positions(service):
     requests = prepared(2000)
     requests[5] = prepared(1, "nowhere")[0]

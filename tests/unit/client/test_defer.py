@@ -336,6 +336,31 @@ async def test_cancelled_coroutine_does_not_take_the_others_down(aservice):
         await cancelled
 
 
+async def test_cancelled_coroutine_that_was_not_sent_is_never_sent(aservice):
+    aservice.open_gate.clear()
+    on_their_way = []
+    for _ in range(2):
+        on_their_way.append(asyncio.create_task(adjourn.adefer(samples.add, 1)))
+        await asyncio.to_thread(aservice.arrived.acquire)
+    waiting = asyncio.create_task(adjourn.adefer(samples.add, 1))
+    await asyncio.wait([waiting], timeout=0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    aservice.open_gate.set()
+    await asyncio.gather(*on_their_way)
+    await adjourn.adefer(samples.add, 1)
+    assert sum(aservice.batch_sizes) == len(aservice.tasks) == 3
+
+
+async def test_merged_coroutines_fail_each_with_an_error_of_its_own(aservice):
+    aservice.faults.append(status_of("RESOURCE_EXHAUSTED", "disk full", "STORE_FULL"))
+    answers = await asyncio.gather(*[adjourn.adefer(samples.add, i) for i in range(3)], return_exceptions=True)
+    assert all(isinstance(answer, adjourn.StoreFull) for answer in answers)
+    assert len({id(answer) for answer in answers}) == 3
+    assert await default_async_client().create_tasks([]) == {}
+
+
 async def test_unavailable_service_is_retried_in_asyncio(aservice):
     aservice.faults += [status_of("UNAVAILABLE", "moving")] * 2
     await adjourn.adefer(samples.add, 1)
