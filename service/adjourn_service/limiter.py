@@ -21,7 +21,8 @@ def burst(limits: RateLimits) -> float:
 
 
 def refill(bucket: TokenBucket | None, limits: RateLimits, now: int) -> TokenBucket:
-    """Return the bucket at `now`. None stands for a full one; a clock that went back adds nothing."""
+    """Return the bucket at `now`. None stands for a full one. A clock that went back adds nothing now, and
+    that span once more when it comes again: better than a queue that starves until then."""
     size = burst(limits)
     if bucket is None or limits.max_leases_per_second is None:
         return TokenBucket(size, now)

@@ -16,6 +16,8 @@ What every store keeps to, beyond what each operation says:
 - An attempt counts when its lease is settled as RETRY, FAILED, CRASHED or SUCCEEDED, or expires; not when it is
   released, reconciled away, or taken back by cancel. The counted attempts that did not succeed are the task's history,
   of which the last MAX_HISTORY are kept.
+- While a task is leased for the first time, its first attempt began with that lease; what is stored of it is stored by
+  the end of an attempt that counts.
 - A uid is remembered for at least the idempotency window after its own time, whether or not its task still exists. A
   create whose uid's time is further than the window from `now` is refused (RequestIdOutOfWindow), so that what is
   remembered can be dropped by age.
@@ -63,7 +65,8 @@ class Create(NamedTuple):
 class Lease(NamedTuple):
     """Lease up to `limit` ready tasks. Result: `Leased`.
 
-    `queues` are served in turn, starting from another one each time; None means all; unknown ones are passed over.
+    `queues` are served in turn, starting from another one each time; None means all that have ready tasks; unknown ones
+    are passed over.
     A queue that is paused or at a limit gives nothing, or less. With `tag` or `key`, of which one at most is
     given, only tasks that have it."""
 
@@ -168,7 +171,7 @@ class DeleteQueue(NamedTuple):
 
 class Purge(NamedTuple):
     """Remove up to CHORE_LIMIT tasks of the queue, the oldest first, that were created at or before `created_until_at`
-    (None: any). Result: `Purged`. Refused: QueueNotFound."""
+    (None: any). Result: `Purged`, which may need one more step to say that it is done. Refused: QueueNotFound."""
 
     queue: str
     created_until_at: int | None = None
@@ -230,7 +233,8 @@ class Applied:
     ready: dict[str, int] = field(default_factory=dict)
     """Tasks that workers could lease now, for each queue that the batch touched; a paused queue has none."""
     ended: dict[bytes, TaskState] = field(default_factory=dict)
-    """Those of the watched tasks that ended or were deleted; a deleted one is given as CANCELLED."""
+    """Those of the watched tasks that ended or were deleted; a deleted one is given as CANCELLED. A kept task that is
+    removed ended before, and is not here."""
     revoked: list[tuple[str, str]] = field(default_factory=list)
     """Worker and lease of each task that was cancelled, deleted or purged while it was leased."""
     next_chore_at: int | None = None
