@@ -164,7 +164,7 @@ class ChildProcess:
         self._send((frames.TASKS, [lease.frame for lease in leases]))
 
     def recall(self) -> None:
-        """Ask for what it has not started; `child_returned` brings it. `recalled` holds until it next ends a task."""
+        """Ask for what it has not started; `child_returned` brings it. `recalled` until a task ends or none is left."""
         self.recalled = True
         self._send((frames.RECALL,))
 
@@ -242,7 +242,11 @@ class ChildProcess:
                 other = (leases.pop(), Outcome._make(outcome)) if outcome is not None else None
                 self._listener.child_ended(self, leases, other, busy_seconds)
             case (frames.RETURNED, lease_ids):
-                self._listener.child_returned(self, self._take_back(lease_ids))
+                unstarted = self._take_back(lease_ids)
+                if not self._given:
+                    # It had started none of them, so no end of a task will come to show that it is free.
+                    self.recalled = False
+                self._listener.child_returned(self, unstarted)
             case (frames.READY,):
                 self._listener.child_ready(self)
             case (frames.BROKEN, reason):

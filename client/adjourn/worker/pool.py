@@ -62,7 +62,7 @@ class Pool:
         self._empty = asyncio.Event()
         self._closing = asyncio.Event()
         self._unable = False
-        # How long every child has been on its task, if that is long; 0 as soon as one of them ends its own.
+        # How long every child has been on its task, if that is long; 0 as soon as one of them is known to get on.
         self._stuck_seconds = 0.0
 
     # -- what the link asks for --------------------------------------------------------------------------------------
@@ -153,8 +153,11 @@ class Pool:
             self._sink.settled(*other)
         self._note_if_empty()
 
-    def child_returned(self, _child: ChildProcess, /, unstarted: Sequence[HeldLease]) -> None:
+    def child_returned(self, child: ChildProcess, /, unstarted: Sequence[HeldLease]) -> None:
         """See ChildListener."""
+        if child.load == 0:
+            # It had started none of them: it was not stuck but had no time on the processor.
+            self._stuck_seconds = 0.0
         self._wait_again(unstarted)
 
     # -- dispatch ----------------------------------------------------------------------------------------------------

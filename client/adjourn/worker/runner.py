@@ -138,8 +138,7 @@ class Runner:
     def _obey(self, message: tuple[Any, ...]) -> None:
         if message[0] == frames.TASKS:
             self._waiting.extend(message[1])
-            if self._work_came.locked():
-                self._work_came.release()
+            self._wake_up()
         elif message[0] == frames.RECALL:
             returned: list[str] = []
             try:
@@ -150,11 +149,16 @@ class Runner:
             with self._sending:
                 self._send((frames.RETURNED, returned))
 
+    def _wake_up(self) -> None:
+        # Only the receiver releases, so the lock cannot be released by another between the two lines.
+        if self._work_came.locked():
+            self._work_came.release()
+
     def _close(self) -> None:
         if self._waiting or self._counters[STARTED] != self._counters[ENDED]:
             _exit_orphaned()
         self._closed = True
-        self._work_came.release()
+        self._wake_up()
 
     def _disown(self) -> None:
         # A task that forks takes a copy of all this along. The copy must neither report nor run what the original does.

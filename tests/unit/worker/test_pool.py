@@ -254,6 +254,27 @@ async def test_leases_that_all_children_are_too_busy_for_go_back(one, pipes, mon
     await one.sink.have([long, *waiting])
 
 
+async def test_children_without_time_on_the_processor_are_not_taken_for_stuck_for_ever(two, monkeypatch):
+    monkeypatch.setattr("adjourn.worker.pace.STALLED_SECONDS", 0.001)
+    monkeypatch.setattr("adjourn.worker.pace.HOARDED_SECONDS", 0.005)
+    monkeypatch.setattr("adjourn.worker.pace.LOOK_SECONDS", 0.005)
+    two.pool._pace.seconds = 0.00002
+    for pid in two.pids():
+        os.kill(pid, signal.SIGSTOP)
+    stopped = [two.lease(tasks.noop) for _ in range(100)]
+    two.pool.accept(stopped)
+    while not two.pool._stuck_seconds:  # noqa: ASYNC110 - a timer of the pool is awaited.
+        await asyncio.sleep(0.001)
+    monkeypatch.undo()
+    for pid in two.pids():
+        os.kill(pid, signal.SIGCONT)
+    await two.sink.have(stopped)
+    later = [two.lease(tasks.noop) for _ in range(100)]
+    two.pool.accept(later)
+    await two.sink.have(later)
+    assert set(two.sink.kinds(later)) == {OutcomeKind.SUCCEEDED}
+
+
 async def test_revoked_leases_that_wait_are_dropped(one, pipes):
     one.pool._pace.seconds = 1.0
     long, lost, kept = one.lease(tasks.wait_for, str(pipes.gate)), one.lease(tasks.noop), one.lease(tasks.noop)
