@@ -73,6 +73,9 @@ def report(error: BaseException) -> int:
                 return ExitStatus.INTERRUPTED
             tell("nothing was done")
             return ExitStatus.FAILED
+        case click.exceptions.NoArgsIsHelpError():
+            error.show()
+            return error.exit_code
         case click.ClickException():
             hint = ""
             if isinstance(error, click.UsageError) and error.ctx is not None:

@@ -40,33 +40,47 @@ def parse_duration(text: str) -> float:
     return sum(float(number) * _MILLISECONDS[unit] for number, unit in parts) / 1_000
 
 
-class _OrDefault(click.ParamType[Any]):
-    """Another type, or the word `default`."""
+class _Kind(NamedTuple):
+    """How the text of an option becomes a value. `DEFAULT` stays as it is."""
 
-    def __init__(self, name: str, read: Callable[[str], object]) -> None:
-        self.name = name
-        self._read = read
+    name: str
+    read: Callable[[str], object]
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value; `DEFAULT` as it is."""
-        if value == DEFAULT:
-            return DEFAULT
+    # Not a click.ParamType: it is generic in some of the releases that will do, and cannot be subclassed in all alike.
+    def convert(self, _ctx: click.Context, _parameter: click.Parameter, text: str | None) -> object:
+        """As a callback of click. Raises: click.BadParameter."""
+        if text is None or text == DEFAULT:
+            return text
         try:
-            return self._read(value)
+            return self.read(text)
         except ValueError as error:
-            self.fail(str(error) if self.name == "DURATION" else f"{value!r} is not {self.name}.", param, ctx)
+            raise click.BadParameter(str(error)) from error
 
 
 def _stop_rule(text: str) -> str:
     if text.lower() not in ("any", "all"):
-        raise ValueError(text)
+        raise ValueError(f"{text!r} is neither 'any' nor 'all'")
     return f"STOP_RULE_{text.upper()}"
 
 
-_DURATION: Final = _OrDefault("DURATION", parse_duration)
-_WHOLE: Final = _OrDefault("N", int)
-_NUMBER: Final = _OrDefault("NUMBER", float)
-_STOP: Final = _OrDefault("any|all", _stop_rule)
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a whole number") from error
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a number") from error
+
+
+_DURATION: Final = _Kind("DURATION", parse_duration)
+_WHOLE: Final = _Kind("N", _whole)
+_NUMBER: Final = _Kind("NUMBER", _number)
+_STOP: Final = _Kind("any|all", _stop_rule)
 
 
 class _Field(NamedTuple):
@@ -75,7 +89,7 @@ class _Field(NamedTuple):
     path: str
     """As in a field mask."""
     option: str
-    kind: _OrDefault
+    kind: _Kind
     text: str
 
 
@@ -103,7 +117,7 @@ def policy_options(function: F) -> F:
     """Add an option for every field of a queue's policy; the function gets those given in `policy`."""
     for field in reversed(_FIELDS):
         option = click.option(
-            field.option, _parameter(field), type=field.kind, metavar=field.kind.name, help=field.text
+            field.option, _parameter(field), callback=field.kind.convert, metavar=field.kind.name, help=field.text
         )
         function = option(function)
     return function

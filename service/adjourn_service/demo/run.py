@@ -1,0 +1,191 @@
+"""The course of the demo: start, defer, kill, wait, count, tell."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import click
+
+import adjourn
+from adjourn.aio import AsyncClient
+from adjourn.v1.queue_pb2 import QueueStats
+from adjourn_service.demo.tally import Tally, count
+from adjourn_service.demo.tasks import REPORTS, RUNS, survey
+from adjourn_service.up import LocalStack, StartFailed
+
+QUEUE: Final = "default"
+RETAIN_SECONDS: Final = 3600
+"""The tasks are kept so that their attempts can be read at the end."""
+
+POLL_SECONDS: Final = 0.1
+STALLED_SECONDS: Final = 90.0
+"""Three leases: what a dead worker held has long been run again by then."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo can be told."""
+
+    processes: int
+    """Processes that run tasks."""
+    limit: int | None
+    """Most files to take; None: all."""
+    kill: bool
+    """Whether to kill one of the processes half-way."""
+
+
+class Progress(Protocol):
+    """Shows how many tasks have ended."""
+
+    def __call__(self, ended: int, /) -> None: ...
+
+
+def run_demo(settings: DemoSettings, keep: Path | None, *, as_json: bool) -> int:
+    """Run the demo in `keep`, or in a temporary folder. Return the exit status: 1 if anything was lost."""
+    with _folder(keep) as folder:
+        try:
+            tally = asyncio.run(_run(settings, folder))
+        except StartFailed as failure:
+            click.echo((folder / "log").read_text("utf-8"), err=True)
+            raise click.ClickException(str(failure)) from failure
+    if as_json:
+        click.echo(json.dumps(tally.figures()))
+    else:
+        click.echo("\n".join(["", *tally.lines()]))
+        if keep is not None:
+            click.echo(f"\nReports, runs, tasks and the log are in {keep}.")
+    return 1 if tally.lost else 0
+
+
+def find_sources(limit: int | None = None) -> dict[str, Path]:
+    """Return every Python source file of the running interpreter's standard library by its name there."""
+    root = Path(sysconfig.get_path("stdlib"))
+    found = sorted(
+        path
+        for path in root.rglob("*.py")
+        if not {"site-packages", "dist-packages", "__pycache__"} & set(path.relative_to(root).parts)
+    )
+    return {str(path.relative_to(root)): path for path in found[:limit]}
+
+
+@contextlib.contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="adjourn-demo-") as name:
+            yield _prepare(Path(name))
+        return
+    keep.mkdir(parents=True, exist_ok=True)
+    if any(keep.iterdir()):
+        raise click.BadParameter(f"{keep} is not empty", param_hint="--keep")
+    yield _prepare(keep)
+
+
+def _prepare(folder: Path) -> Path:
+    for name in (RUNS, REPORTS):
+        (folder / name).mkdir()
+    return folder.absolute()
+
+
+async def _run(settings: DemoSettings, folder: Path) -> Tally:
+    sources = find_sources(settings.limit)
+    with (folder / "log").open("w", encoding="utf-8") as log:
+        stack = LocalStack(folder, lambda name, line: print(f"{name:<7} | {line}", file=log, flush=True))
+        try:
+            target = await stack.start_service()
+            await stack.start_worker(["--processes", str(settings.processes)])
+            adjourn.configure(target=target)
+            _note(f"{len(sources):,} source files; {settings.processes} processes to parse them; service at {target}")
+            began = time.monotonic()
+            # In a thread, as a program without asyncio does it, while the first tasks already run.
+            deferring = asyncio.create_task(asyncio.to_thread(_defer_all, sources, folder))
+            async with AsyncClient(target) as client:
+                with _progress(len(sources)) as show:
+                    await _until_ended(client, len(sources), stack, folder if settings.kill else None, show)
+                seconds = time.monotonic() - began
+                names = await deferring
+                tasks = [task async for task in client.list_tasks(QUEUE)]
+        finally:
+            await stack.stop()
+    return count(names, folder, tasks, seconds)
+
+
+def _defer_all(sources: dict[str, Path], folder: Path) -> dict[str, str]:
+    """Defer a task for each source; return the names of the sources by the uids of the tasks."""
+    names = {}
+    with adjourn.batch():
+        for name, path in sources.items():
+            handle = adjourn.defer(survey, str(path), str(folder), _queue=QUEUE, _retain=RETAIN_SECONDS)
+            names[handle.id] = name
+    return names
+
+
+async def _until_ended(
+    client: AsyncClient, total: int, stack: LocalStack, victims: Path | None, show: Progress
+) -> None:
+    """Wait until every task has ended, or nothing has for long. Half-way kill a process seen in `victims`."""
+    ended, changed_at = 0, time.monotonic()
+    while ended < total and stack.service.alive and stack.worker.alive:
+        before, ended = ended, _ended(await client.queue_stats(QUEUE))
+        show(ended)
+        if victims is not None and ended >= total // 2:
+            pid = await asyncio.to_thread(_kill_one, victims)
+            if pid is not None:
+                _note(f"killed process {pid} in the middle of a task, after {ended:,} of {total:,}")
+                victims = None
+                continue
+        if ended != before:
+            changed_at = time.monotonic()
+        elif time.monotonic() - changed_at > STALLED_SECONDS:
+            _note(f"no task has ended for {STALLED_SECONDS:g} seconds; giving up")
+            return
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _ended(stats: QueueStats) -> int:
+    return int(stats.retained_count + stats.dead_count)
+
+
+def _kill_one(folder: Path) -> int | None:
+    """Kill a process that is running a task, as its record tells; return its pid, None if none was found running."""
+    reported = {path.stem for path in (folder / REPORTS).glob("*.json")}
+    for run in (folder / RUNS).iterdir():
+        uid, _, pid = run.name.split(".")
+        if uid not in reported:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+                return int(pid)
+    return None
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Progress]:
+    """Show a live bar on a terminal, and nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _ended: None
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("parsing"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda ended: bar.update(task, completed=ended)
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)
