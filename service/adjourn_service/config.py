@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from adjourn_service.errors import ConfigError
 
@@ -88,39 +88,53 @@ class ServiceConfig:
     def load(cls, flags: Mapping[str, object], environ: Mapping[str, str], toml_path: Path | None = None) -> Self:
         """Return the settings from flags (None: not given), ADJOURN_* variables and a TOML file, in that order.
 
-        Raises: ConfigError, also for a name in the file that is no setting."""
+        Raises: ConfigError, with every fault, also for a name in the file that is no setting."""
         known = {each.name: each for each in fields(cls)}
         values = _read_toml(toml_path) if toml_path is not None else {}
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
-                raise ConfigError(f"{toml_path}: {name!r} is no setting{hint}")
-        values |= {name: environ[env] for name in known if (env := _ENV_PREFIX + name.upper()) in environ}
+        faults = []
+        for name in values.keys() - known.keys():
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+            faults.append(f"{toml_path}: {name!r} is no setting{hint}")
+            del values[name]
+        values |= {name: environ[env] for name in known if (env := env_name(name)) in environ}
         values |= {name: value for name, value in flags.items() if value is not None}
-        parsed: dict[str, Any] = {name: _parse(known[name].type, name, value) for name, value in values.items()}
-        return cls(**parsed)
+        parsed: dict[str, Any] = {}
+        for name, value in values.items():
+            try:
+                parsed[name] = _parse(known[name].type, value)
+            except (ValueError, OverflowError):
+                faults.append(f"{name}: {value!r} is not a{' whole' if known[name].type is int else ''} number")
+        if not faults:
+            return cls(**parsed)
+        # The default stands in for what could not be read, so that the faults of the other settings are told too.
+        try:
+            cls(**parsed)
+        except ConfigError as error:
+            faults.append(str(error))
+        raise ConfigError("; ".join(faults))
 
     def sqlite_path(self) -> Path | None:
         """Return the file of a sqlite store; None for another kind."""
-        url = urlsplit(self.store)
-        return Path(unquote(url.path[1:])) if url.scheme == "sqlite" else None
+        path = self.store.removeprefix("sqlite:///")
+        return None if path == self.store else Path(unquote(path))
 
     def _check_listen(self) -> None:
         host, colon, port = self.listen.rpartition(":")
-        if not (host and colon and port.isdecimal() and int(port) < 1 << 16):
+        if not (host and colon and port.isascii() and port.isdecimal() and int(port) < 1 << 16):
             raise ConfigError(f"listen: {self.listen!r} is not HOST:PORT, such as localhost:7766 or [::]:7766")
 
     def _check_store(self) -> None:
-        url = urlsplit(self.store)
-        if url.scheme == "memory" and self.store == "memory:":
+        if self.store == "memory:":
             return
-        if url.scheme in ("postgres", "postgresql"):
+        if self.store.startswith(("postgres:", "postgresql:")):
             raise ConfigError("store: PostgreSQL is not in this release yet; use sqlite:///PATH")
-        if url.scheme != "sqlite" or url.netloc or len(url.path) < 2:
+        path = self.store.removeprefix("sqlite:///")
+        # A ? or # would begin a part of the URL that is not the path, and the file be another than the one that is read.
+        if path == self.store or not path or "?" in path or "#" in path:
             raise ConfigError(
                 f"store: {self.store!r} is none of sqlite:///RELATIVE, sqlite:////ABSOLUTE and memory:"
-                " (mind the number of slashes)"
+                " (mind the number of slashes; write ? as %3F and # as %23)"
             )
 
 
@@ -139,13 +153,17 @@ def _faults(setting: Any, value: Any) -> list[str]:
     return []
 
 
-def _parse(kind: Any, name: str, value: object) -> object:
+def _parse(kind: Any, value: object) -> object:
+    """Return a value as the kind that its setting has. Raises: ValueError, OverflowError."""
     if kind not in (int, float):
         return str(value)
-    try:
-        return kind(value)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{name}: {value!r} is not a number") from error
+    if (
+        not isinstance(value, (str, int, float))
+        or isinstance(value, bool)
+        or (kind is int and int(value) != float(value))
+    ):
+        raise ValueError
+    return kind(value)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

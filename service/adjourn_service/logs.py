@@ -19,7 +19,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, with the traceback below it if there is one."""
-        facts = "".join(f" {key}={value}" for key, value in _facts(record).items())
+        facts = "".join(f" {key}={_quoted(str(value))}" for key, value in _facts(record).items())
         line = f"{_moment(record)} {record.levelname} {record.name} {record.getMessage()}{facts}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
@@ -39,6 +39,11 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
         return json.dumps(entry, default=str)
+
+
+def _quoted(text: str) -> str:
+    """Return text that ends at the next space: as it is, or in quotes if it could pass for more than one fact."""
+    return text if text.isprintable() and text and not set(text) & {" ", '"'} else json.dumps(text)
 
 
 def _moment(record: logging.LogRecord) -> str:
