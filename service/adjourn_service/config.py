@@ -130,7 +130,7 @@ class ServiceConfig:
         if self.store.startswith(("postgres:", "postgresql:")):
             raise ConfigError("store: PostgreSQL is not in this release yet; use sqlite:///PATH")
         path = self.store.removeprefix("sqlite:///")
-        # A ? or # would begin a part of the URL that is not the path, and the file be another than the one that is read.
+        # In a URL a ? or # ends the path: the file would be another than the one that was meant.
         if path == self.store or not path or "?" in path or "#" in path:
             raise ConfigError(
                 f"store: {self.store!r} is none of sqlite:///RELATIVE, sqlite:////ABSOLUTE and memory:"
