@@ -5,9 +5,8 @@ touch, and a task's whole budget in the service is a few microseconds.
 """
 
 import base64
-import binascii
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, cast
 
 import uuid_utils
@@ -40,14 +39,18 @@ from adjourn_service.model import (
     TaskRecord,
     TaskState,
 )
-from adjourn_service.rpc.validation import violations_by_item
+from adjourn_service.rpc.validation import validate
 
 ETA_AHEAD_MAX_US: Final = 366 * DAY_US
 
+BATCH_MAX: Final = 1000
+"""As the wire API says of BatchCreateTasksRequest.requests."""
+
+CALLABLE_MAX: Final = 500
+"""As the wire API says of Task.callable."""
+
 _PAYLOAD: Final = task_pb2.Task.PAYLOAD_FIELD_NUMBER
 _CALLABLE: Final = task_pb2.Task.CALLABLE_FIELD_NUMBER
-_TIMESTAMP_SECONDS: Final = (-62_135_596_800, 253_402_300_799)
-"""Years 1 to 9999, the range of google.protobuf.Timestamp."""
 
 
 # --- moments and spans
@@ -71,11 +74,8 @@ def set_timestamp(timestamp: Timestamp, at: int | None) -> None:
         timestamp.nanos = rest * 1000
 
 
-def moment(timestamp: Timestamp, field: str) -> int:
-    """Return a moment in microseconds. Raises: InvalidField if it is none."""
-    first, last = _TIMESTAMP_SECONDS
-    if not (first <= timestamp.seconds <= last and 0 <= timestamp.nanos < 1_000_000_000):
-        raise InvalidField({field: "is not a valid timestamp"})
+def timestamp_us(timestamp: Timestamp) -> int:
+    """Return a moment in microseconds."""
     return timestamp.seconds * SECOND_US + timestamp.nanos // 1000
 
 
@@ -91,13 +91,15 @@ class Creates(NamedTuple):
 
 
 def new_tasks(batch: task_service_pb2.BatchCreateTasksRequest, inline_limit: int, now: int) -> Creates:
-    """Read a batch of creates. `inline_limit` bounds a payload, in bytes.
+    """Read a batch of creates, and check it. `inline_limit` bounds a payload, in bytes.
 
-    Raises: InvalidField if the batch as a whole breaks a rule."""
-    creates = Creates([], [], {})
-    options: list[int] = []
-    parents: dict[str, str | None] = {"": DEFAULT_QUEUE}
+    Raises: InvalidField if there are too many or none."""
     requests = batch.requests
+    if not 1 <= len(requests) <= BATCH_MAX:
+        # Said before anything is looked at: a request of 16 MiB has room for millions of empty items.
+        raise InvalidField({"requests": f"must hold 1 to {BATCH_MAX:,} items, not {len(requests):,}"})
+    creates = Creates([], [], {})
+    parents: dict[str, str | None] = {"": DEFAULT_QUEUE}
     for index, request in enumerate(requests):
         task = request.task
         present = task.ListFields()
@@ -106,51 +108,36 @@ def new_tasks(batch: task_service_pb2.BatchCreateTasksRequest, inline_limit: int
         if parent not in parents:
             parents[parent] = _queue_of(parent)
         queue = parents[parent]
-        if (
-            uid is None
-            or queue is None
-            or request.task_id
-            or not present
-            or present[0][0].number < _PAYLOAD
-            or present[-1][0].number > _CALLABLE
-            or len(task.callable) > 500
-        ):
-            options.append(index)
-            continue
-        # A payload and what it calls: the usual task. What was looked at are all the rules that it could break.
-        size = len(task.payload)
-        if size > inline_limit:
-            creates.refusals[index] = PayloadTooLarge(size, inline_limit)
+        try:
+            if (
+                uid is None
+                or queue is None
+                or request.task_id
+                or not present
+                or present[0][0].number < _PAYLOAD
+                or present[-1][0].number > _CALLABLE
+                or len(task.callable) > CALLABLE_MAX
+            ):
+                new = _checked_task(request, inline_limit, now, f"requests[{index}].")
+            elif len(task.payload) > inline_limit:
+                raise PayloadTooLarge(len(task.payload), inline_limit)
+            else:
+                # A payload and what it calls: the usual task. What was looked at are all the rules it could break.
+                new = NewTask(uid, queue, task.SerializeToString())
+        except ServiceError as refused:
+            creates.refusals[index] = refused
         else:
-            creates.tasks.append(NewTask(uid, queue, task.SerializeToString()))
+            creates.tasks.append(new)
             creates.indices.append(index)
-    if options or not requests or len(requests) > 1000:
-        _add_with_options(creates, batch, options, inline_limit, now)
     return creates
 
 
-def _add_with_options(
-    creates: Creates,
-    batch: task_service_pb2.BatchCreateTasksRequest,
-    indices: Sequence[int],
-    inline_limit: int,
-    now: int,
-) -> None:
-    """Read the tasks that may break a rule or carry options, and put them in their places among the others."""
-    invalid = violations_by_item(batch, "requests")
-    merged = dict(zip(creates.indices, creates.tasks, strict=True))
-    for index in indices:
-        request = batch.requests[index]
-        try:
-            if index in invalid:
-                raise invalid[index]
-            if not request.request_id:
-                raise InvalidField({f"requests[{index}].request_id": "is required; make a UUIDv7 for each create"})
-            merged[index] = new_task(request, inline_limit, now, f"requests[{index}].")
-        except ServiceError as refused:
-            creates.refusals[index] = refused
-    creates.indices[:] = sorted(merged)
-    creates.tasks[:] = [merged[index] for index in creates.indices]
+def _checked_task(request: task_service_pb2.CreateTaskRequest, inline_limit: int, now: int, path: str) -> NewTask:
+    """Read one item of a batch that may break a rule or carry options."""
+    validate(request, path)
+    if not request.request_id:
+        raise InvalidField({f"{path}request_id": "is required in a batch; make a UUIDv7 for each create"})
+    return new_task(request, inline_limit, now, path)
 
 
 def _queue_of(parent: str) -> str | None:
@@ -170,7 +157,7 @@ def new_task(request: task_service_pb2.CreateTaskRequest, inline_limit: int, now
         raise PayloadTooLarge(len(task.payload), inline_limit)
     if task.HasField("eta") and task.HasField("countdown"):
         raise InvalidField({f"{path}task.eta": "excludes countdown; give one of the two"})
-    eta_at = moment(task.eta, f"{path}task.eta") if task.HasField("eta") else None
+    eta_at = timestamp_us(task.eta) if task.HasField("eta") else None
     if eta_at is not None and eta_at > now + ETA_AHEAD_MAX_US:
         raise InvalidField({f"{path}task.eta": "is more than 366 days ahead"})
     uid = names.parse_uid(request.request_id) if request.request_id else uuid_utils.uuid7().bytes
@@ -178,13 +165,15 @@ def new_task(request: task_service_pb2.CreateTaskRequest, inline_limit: int, now
     task.ClearField("name")
     task.ClearField("uid")
     task.ClearField("status")
+    countdown_us = duration_us(task.countdown)
+    task.ClearField("countdown")
     return NewTask(
         uid,
         names.parse_queue_name(request.parent) if request.parent else DEFAULT_QUEUE,
         task.SerializeToString(),
         name=request.task_id or None,
         eta_at=eta_at,
-        countdown_us=duration_us(task.countdown),
+        countdown_us=countdown_us,
         priority=task.priority,
         tag=task.tag,
         key=task.key,
@@ -272,15 +261,15 @@ def _fill_attempt(message: task_pb2.Attempt, attempt: Attempt, *, full: bool) ->
 
 
 def task_filter(request: task_service_pb2.ListTasksRequest) -> TaskFilter:
-    """Read what a list is to hold. Raises: InvalidField."""
+    """Read what a list is to hold."""
     queue = names.parse_queue_name(request.parent)
     return TaskFilter(
         None if queue == names.ANY_QUEUE else queue,
         TaskState(request.state) if request.state else None,
         request.tag,
         request.key,
-        moment(request.created_from, "created_from") if request.HasField("created_from") else None,
-        moment(request.created_until, "created_until") if request.HasField("created_until") else None,
+        timestamp_us(request.created_from) if request.HasField("created_from") else None,
+        timestamp_us(request.created_until) if request.HasField("created_until") else None,
     )
 
 
@@ -380,15 +369,15 @@ _UPDATABLE: Final[Mapping[str, Descriptor | None]] = {
 def updated_policy(queue: Queue, message: queue_pb2.Queue, mask: FieldMask | None) -> QueuePolicy:
     """Return the queue's policy with the fields that the mask names taken from the message.
 
-    Without a mask, those that are set in the message. A named field that is unset goes back to its default.
-    Raises: InvalidField for a path that is none."""
+    Without a mask, or with an empty one, those that are set in the message. A named field that is unset goes back to
+    its default. Raises: InvalidField for a path that is none."""
     present = [field.name for field, _ in message.ListFields() if field.name in _UPDATABLE]
     merged: Message = queue_to_proto(queue)
-    for path in present if mask is None else mask.paths:
+    for path in mask.paths if mask is not None and mask.paths else present:
         outer, _, inner = path.partition(".")
         nested = _UPDATABLE.get(outer)
         if outer not in _UPDATABLE or (inner and (nested is None or inner not in nested.fields_by_name)):
-            raise InvalidField({"update_mask": f"{path!r} is not a field that can be updated"})
+            raise InvalidField({"update_mask": f"{path!a} is not a field that can be updated"})
         if inner:
             _take_field(getattr(merged, outer), getattr(message, outer), inner)
         else:
@@ -441,7 +430,7 @@ def page_cursor(token: str, listed: object) -> str | None:
         return None
     try:
         digest, _, cursor = base64.b64decode(token, altchars=b"-_", validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise PageTokenInvalid from error
     if digest != _digest(listed) or not cursor:
         raise PageTokenInvalid

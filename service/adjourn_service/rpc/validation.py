@@ -1,4 +1,4 @@
-"""Checks requests against the rules that the proto files declare, and what they cannot declare: that times are times."""
+"""Checks requests against the rules that the proto files declare, and what those cannot say: that times are times."""
 
 import json
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def validate(message: Message, path: str = "") -> None:
 
 
 def _path(path: Any) -> str:
-    """Return a path as a caller would write it: `requests[3].task.headers["x"]`. It is ASCII whatever the caller sent."""
+    """Return a path as a caller would write it, `task.headers["x"]`; it is ASCII whatever the caller sent."""
     parts = []
     for element in path.elements if path is not None else ():
         subscript = element.subscript
