@@ -116,7 +116,8 @@ class LocalStack:
     async def start_service(self, port: int = 0) -> str:
         """Start the service and wait until it listens; return its target. Raises: StartFailed."""
         store = f"sqlite:///{quote(str(self._folder.absolute() / 'adjourn.db'))}"
-        listen = f"localhost:{port}"
+        # Not localhost: gRPC is content if it gets one of its two addresses, and another service may have the other.
+        listen = f"127.0.0.1:{port}"
         await self.service.start(["serve", "--listen", listen, "--store", store, "--log-format", "json"])
         ended = asyncio.create_task(self.service.ended())
         waits: set[asyncio.Future[Any]] = {self.service.address, ended}

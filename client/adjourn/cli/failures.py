@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from enum import IntEnum
 
 import click
@@ -27,8 +25,6 @@ class ExitStatus(IntEnum):
     """It exists already, or its state does not allow what was asked."""
     INTERRUPTED = 130
     """Ctrl-C."""
-    PIPE_CLOSED = 141
-    """Nobody reads the output any more, as with `| head`."""
 
 
 EPILOG = (
@@ -85,8 +81,4 @@ def report(error: BaseException) -> int:
         case errors.Error():
             tell(str(error))
             return exit_status(error)
-        case BrokenPipeError():
-            # The interpreter flushes stdout at exit and would complain of the same once more.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return ExitStatus.PIPE_CLOSED
     raise error

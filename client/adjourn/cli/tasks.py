@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from adjourn.v1.task_pb2 import Attempt, Task
 
 _STATES: Final = ("scheduled", "ready", "leased", "succeeded", "dead", "cancelled")
+_OUTCOMES: Final = {
+    "retry": "failed",
+    "failed": "failed for good",
+    "crashed": "its process died",
+    "expired": "its lease expired",
+}
 
 
 @click.group()
@@ -62,7 +68,7 @@ def list_tasks(queue: str, state: str | None, tag: str | None, key: str | None, 
                     task.callable,
                     str(task.status.attempt_count),
                     moment(task.status.create_time),
-                    moment(task.status.eta),
+                    _eta(task),
                     _last_error(task),
                 )
                 for task in found
@@ -95,7 +101,7 @@ def show(task: str, as_json: bool) -> None:
             ("payload", f"{len(found.payload):,} bytes"),
             ("result", f"{len(status.result):,} bytes" if status.result else ""),
             ("created", moment(status.create_time)),
-            ("eta", moment(status.eta)),
+            ("eta", _eta(found)),
             ("first attempt", moment(status.first_attempt_time)),
             ("worker", status.worker_id),
             ("lease ends", moment(status.lease_expire_time)),
@@ -169,7 +175,7 @@ def _print_attempt(attempt: Attempt) -> None:
     from adjourn.v1.task_pb2 import AttemptOutcome
 
     outcome = word(AttemptOutcome.Name(attempt.outcome), "ATTEMPT_OUTCOME_")
-    click.echo(f"Attempt {attempt.number}: {outcome}")
+    click.echo(f"Attempt {attempt.number}: {_OUTCOMES.get(outcome, outcome)}")
     print_fields(
         (
             ("  began", moment(attempt.lease_time)),
@@ -192,6 +198,11 @@ def _state(task: Task) -> str:
     from adjourn.v1.task_pb2 import TaskState
 
     return word(TaskState.Name(task.status.state), "TASK_STATE_")
+
+
+def _eta(task: Task) -> str:
+    """Return when a task becomes, or became, ready; empty once it has ended."""
+    return "" if task.status.HasField("end_time") else moment(task.status.eta)
 
 
 def _last_error(task: Task) -> str:
