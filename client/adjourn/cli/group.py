@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -84,6 +85,8 @@ def adjourn() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with `sys.argv`, or the arguments given. Return the exit status."""
+    # The lines that gRPC's core writes to stderr tell a user nothing that ours do not.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         outcome: Any = adjourn.main(arguments, prog_name="adjourn", standalone_mode=False)
     except ModuleNotFoundError as error:

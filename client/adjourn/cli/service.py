@@ -47,8 +47,6 @@ def service_command(group: click.Group, name: str) -> Callable[[F], click.Comman
 
 def connect() -> Client:
     """Return a client of the service that the environment names. Raises: ConfigError."""
-    # gRPC's own lines on stderr tell a user nothing that our one line does not.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("ADJOURN_TIMEOUT", str(TIMEOUT_SECONDS))
 
     # Not before: `adjourn --help` does without gRPC.
