@@ -9,7 +9,7 @@ from typing import Final, TypeVar, cast
 from adjourn_service.clock import Clock, SystemClock
 from adjourn_service.commit import GroupCommit, resolver
 from adjourn_service.dispatcher import Dispatcher
-from adjourn_service.errors import QueueNotFound, ServiceError, TaskNotFound
+from adjourn_service.errors import QueueNotFound, ServiceError, ShuttingDown, TaskNotFound
 from adjourn_service.lifecycle import ENDED
 from adjourn_service.model import Queue, QueueStats, TaskFilter, TaskPage, TaskRecord, TaskState
 from adjourn_service.store.base import (
@@ -43,6 +43,7 @@ class Broker:
         self._workers: dict[str, Callable[[list[str]], None]] = {}
         self._commit = GroupCommit(store, self._applied, self._waiters)
         self._maintenance: asyncio.TimerHandle | None = None
+        self._stopping = False
         self.dispatcher = Dispatcher(self._commit, self._clock)
 
     async def start(self) -> None:
@@ -51,8 +52,16 @@ class Broker:
         await self.apply(Resume())
         self._maintain()
 
+    def interrupt(self) -> None:
+        """Let nobody wait for the end of a task any longer: what they wait for raises ShuttingDown."""
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(ShuttingDown())
+
     async def stop(self) -> None:
         """Finish what was accepted and refuse what comes later. The store stays open."""
+        self._stopping = True
         if self._maintenance is not None:
             self._maintenance.cancel()
         await self._commit.close()
@@ -155,6 +164,7 @@ class Broker:
             kept = await self._read(self._store.get_task, queue, task)
             return kept or replace(record, state=state, ended_at=self._clock.now())
         finally:
+            end.cancel()
             waiters = self._waiters[record.uid]
             waiters.remove(end)
             if not waiters:
@@ -186,6 +196,8 @@ class Broker:
 
     def _schedule(self, chore_at: int | None) -> None:
         """See to it that maintenance runs at `chore_at` at the latest."""
+        if self._stopping:
+            return
         wait_seconds = UPKEEP_SECONDS
         if chore_at is not None:
             wait_seconds = min(wait_seconds, max(0, chore_at - self._clock.now()) / 1e6)

@@ -69,7 +69,8 @@ class GroupCommit:
         """Commit what was submitted, refuse what comes later, and end the thread."""
         self._closing = True
         self._kick()
-        await asyncio.to_thread(self._thread.join)
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join)
 
     def _kick(self) -> None:
         self._kicked = False

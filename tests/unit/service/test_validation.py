@@ -2,10 +2,11 @@
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from adjourn.v1 import queue_pb2, queue_service_pb2, task_pb2, task_service_pb2
 from adjourn_service.errors import InvalidField
-from adjourn_service.rpc.validation import validate, violations_by_item
+from adjourn_service.rpc.validation import validate
 
 AGES = Duration(seconds=1 << 60)
 """More than protobuf allows a duration to be, and more than CEL can read."""
@@ -19,10 +20,6 @@ def violations(message):
 
 def create(**task):
     return task_service_pb2.CreateTaskRequest(task=task_pb2.Task(**task))
-
-
-def batch(*requests):
-    return task_service_pb2.BatchCreateTasksRequest(requests=requests)
 
 
 def test_a_message_that_keeps_to_the_rules_passes():
@@ -57,25 +54,17 @@ def test_a_duration_that_cel_cannot_read_is_a_violation_of_its_field(seconds):
     assert "task.retry_policy.min_backoff" in violations(create(retry_policy=policy))
 
 
-def test_items_of_a_batch_are_told_apart():
-    invalid = violations_by_item(batch(create(), create(priority=2000), create(), create(tag="x" * 501)), "requests")
-    assert {index: list(each.violations) for index, each in invalid.items()} == {
-        1: ["requests[1].task.priority"],
-        3: ["requests[3].task.tag"],
-    }
-
-
-def test_an_item_that_stops_the_evaluation_is_refused_alone():
-    poison = create(retry_policy=queue_pb2.RetryPolicy(min_backoff=AGES, max_backoff=Duration(seconds=1)))
-    invalid = violations_by_item(batch(create(), poison, create(priority=2000)), "requests")
-    assert {index: list(each.violations) for index, each in invalid.items()} == {
-        1: ["requests[1].task.retry_policy.min_backoff"],
-        2: ["requests[2].task.priority"],
-    }
-
-
-def test_an_item_that_stops_the_evaluation_does_not_hide_a_fault_of_the_batch():
-    poison = create(retry_policy=queue_pb2.RetryPolicy(min_backoff=AGES, max_backoff=Duration(seconds=1)))
+def test_a_path_is_put_before_those_of_the_fields():
     with pytest.raises(InvalidField) as refused:
-        violations_by_item(batch(*[poison] * 1001), "requests")
-    assert list(refused.value.violations) == ["requests"]
+        validate(create(priority=2000, tag="x" * 501), "requests[3].")
+    assert refused.value.violations.keys() == {"requests[3].task.priority", "requests[3].task.tag"}
+
+
+@pytest.mark.parametrize("timestamp", [Timestamp(seconds=1 << 60), Timestamp(nanos=-1), Timestamp(nanos=10**9)])
+def test_what_is_no_moment_is_a_violation_of_its_field(timestamp):
+    assert violations(create(eta=timestamp)) == {"task.eta": "is not a valid timestamp"}
+
+
+@pytest.mark.parametrize("duration", [Duration(nanos=10**9), Duration(seconds=1, nanos=-1), AGES])
+def test_what_is_no_span_is_a_violation_of_its_field(duration):
+    assert violations(create(countdown=duration)) == {"task.countdown": "is not a valid duration"}
