@@ -207,3 +207,297 @@ async def test_renewing_tells_which_leases_are_lost(served):
     assert lost(dict((await served.leases.Renew(request)).failed_leases)) == {"stale"}
     status = (await served.get(leased.task.name)).status
     assert status.lease_expire_time.seconds - status.create_time.seconds >= 590
+
+
+# --- Work
+
+
+class Worker:
+    """One end of a Work stream."""
+
+    def __init__(self, served):
+        self.call = served.leases.Work()
+
+    async def say(self, **fields):
+        await self.call.write(pb.WorkRequest(**fields))
+
+    async def hello(self, worker_id="w1", *, tag="", key="", held=(), **fields):
+        hello = pb.WorkerHello(worker_id=worker_id, queues=[ANY], tag=tag, key=key, held_lease_ids=held)
+        await self.say(hello=hello, **fields)
+
+    async def hear(self):
+        """Return the next message, which has to come."""
+        message = await asyncio.wait_for(self.call.read(), 10)
+        assert message is not grpc.aio.EOF, await self.call.details()
+        return message
+
+    async def leases(self, number):
+        """Return the next leases, which have to be exactly so many."""
+        got = []
+        while len(got) < number:
+            got += (await self.hear()).leases
+        assert len(got) == number
+        return got
+
+    async def acked(self, sequence):
+        """Wait for the acknowledgement of this sequence and return all that was said with it."""
+        said = []
+        while not said or said[-1].acked_sequence < sequence:
+            said.append(await self.hear())
+        return said
+
+    async def ended(self):
+        """Read to the end of the stream; returns what was said."""
+        said = []
+        while (message := await asyncio.wait_for(self.call.read(), 10)) is not grpc.aio.EOF:
+            said.append(message)
+        return said
+
+
+@pytest.fixture
+def work(served):
+    """Opens Work streams, and closes them with the test."""
+    workers = []
+
+    def connect(to=served):
+        workers.append(Worker(to))
+        return workers[-1]
+
+    yield connect
+    for worker in workers:
+        worker.call.cancel()
+
+
+async def test_the_first_message_must_say_hello(work):
+    worker = work()
+    await worker.say(credits=1)
+    refusal = await refused(worker.ended())
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert refusal.fields.keys() == {"hello"}
+
+
+async def test_only_the_first_message_may_say_hello(work):
+    worker = work()
+    await worker.hello()
+    await worker.hello()
+    assert (await refused(worker.ended())).fields.keys() == {"hello"}
+
+
+async def test_a_message_that_breaks_a_rule_ends_the_stream(work):
+    worker = work()
+    await worker.hello()
+    await worker.say(credits=-1)
+    assert (await refused(worker.ended())).fields.keys() == {"credits"}
+
+
+async def test_tag_and_key_in_a_hello_are_refused_by_their_paths(work):
+    worker = work()
+    await worker.hello(tag="a", key="b")
+    assert (await refused(worker.ended())).fields.keys() == {"hello.tag", "hello.key"}
+
+
+async def test_no_lease_comes_without_credit_and_each_uses_one(served, work):
+    for _ in range(5):
+        await served.create()
+    worker = work()
+    await worker.hello()
+    await worker.say(renew_lease_ids=["no-such-lease"])
+    assert list((await worker.hear()).leases) == []
+    await worker.say(credits=2)
+    await worker.leases(2)
+    await worker.say(credits=1, renew_lease_ids=["again"])
+    await worker.leases(1)
+    stats = (await served.queues.GetStats(queue_service_pb2.GetQueueStatsRequest(name="queues/default"))).stats
+    assert (stats.leased_count, stats.ready_count) == (3, 2)
+
+
+async def test_a_create_is_pushed_to_a_worker_that_has_credit(served, work):
+    worker = work()
+    await worker.hello(credits=10)
+    await parked(served)
+    made = await served.create(payload=b"p")
+    (leased,) = await worker.leases(1)
+    assert (leased.task.uid, leased.task.payload, leased.attempt) == (made.uid, b"p", 1)
+
+
+async def test_what_is_acknowledged_is_durable(served, work):
+    made = [await served.create() for _ in range(3)]
+    worker = work()
+    await worker.hello(credits=3)
+    leases = await worker.leases(3)
+    await worker.say(
+        sequence=7,
+        succeeded_lease_ids=[leases[0].lease_id],
+        settlements=[end(leases[1], pb.OUTCOME_FAILED), end(leases[2], pb.OUTCOME_RELEASED)],
+    )
+    await worker.acked(7)
+    assert (await refused(served.get(made[0].name))).reason == "TASK_NOT_FOUND"
+    assert await served.state(made[1].name) == task_pb2.TASK_STATE_DEAD
+    assert await served.state(made[2].name) == task_pb2.TASK_STATE_READY
+
+
+async def test_nothing_is_acknowledged_before_its_commit(served, work):
+    await served.create()
+    worker = work()
+    await worker.hello(credits=1)
+    (leased,) = await worker.leases(1)
+    store = served.service._store
+    with store._mutex:
+        await worker.say(sequence=1, succeeded_lease_ids=[leased.lease_id])
+        said = asyncio.ensure_future(worker.acked(1))
+        done, _ = await asyncio.wait([said], timeout=0.05)
+        assert not done
+    await said
+
+
+async def test_lost_leases_are_told_with_the_acknowledgement(served, work):
+    worker = work()
+    await worker.hello()
+    await worker.say(sequence=1, succeeded_lease_ids=["gone"], renew_lease_ids=["stale"])
+    told = {lease_id for message in await worker.acked(1) for lease_id in message.lost_lease_ids}
+    while told != {"gone", "stale"}:
+        told |= set((await worker.hear()).lost_lease_ids)
+
+
+@pytest.mark.parametrize("verb", ["Cancel", "Delete"])
+async def test_a_running_task_that_is_taken_away_is_told_to_its_worker(served, work, verb):
+    made = await served.create()
+    worker = work()
+    await worker.hello(credits=1)
+    (leased,) = await worker.leases(1)
+    await getattr(served.tasks, verb)(getattr(task_service_pb2, f"{verb}TaskRequest")(name=made.name))
+    assert list((await worker.hear()).cancelled_lease_ids) == [leased.lease_id]
+    await worker.say(sequence=1, succeeded_lease_ids=[leased.lease_id])
+    assert [list(message.lost_lease_ids) for message in await worker.acked(1)] == [[leased.lease_id]]
+
+
+async def test_after_drained_no_lease_follows_whatever_the_worker_says(served, work):
+    worker = work()
+    await worker.hello(credits=5)
+    await parked(served)
+    await worker.say(drain=True)
+    assert (await worker.hear()).drained
+    await worker.say(credits=5)
+    made = await served.create()
+    await worker.say(sequence=1, succeeded_lease_ids=["x"])
+    assert all(not message.leases for message in await worker.acked(1))
+    assert await served.state(made.name) == task_pb2.TASK_STATE_READY
+
+
+async def test_a_draining_worker_still_settles_and_renews(served, work):
+    await served.create()
+    worker = work()
+    await worker.hello(credits=2)
+    (leased,) = await worker.leases(1)
+    await worker.say(drain=True)
+    assert (await worker.hear()).drained
+    await worker.say(sequence=1, renew_lease_ids=[leased.lease_id], succeeded_lease_ids=[leased.lease_id])
+    await worker.acked(1)
+
+
+async def test_a_worker_that_comes_back_keeps_what_it_holds_and_the_rest_is_released(served, work):
+    for _ in range(3):
+        await served.create()
+    first = work()
+    await first.hello(credits=3)
+    leases = await first.leases(3)
+    first.call.cancel()
+    again = work()
+    await again.hello(held=[leases[0].lease_id, "not-mine"])
+    assert list((await again.hear()).lost_lease_ids) == ["not-mine"]
+    tasks = [await served.get(leased.task.name) for leased in leases]
+    assert [task.status.state for task in tasks] == [task_pb2.TASK_STATE_LEASED] + [task_pb2.TASK_STATE_READY] * 2
+    assert [task.status.attempt_count for task in tasks[1:]] == [0, 0]
+    await again.say(sequence=1, succeeded_lease_ids=[leases[0].lease_id])
+    assert [list(message.lost_lease_ids) for message in await again.acked(1)] == [[]]
+
+
+async def test_a_broken_stream_leaves_the_leases_with_their_worker(served, work):
+    made = await served.create()
+    worker = work()
+    await worker.hello(credits=5)
+    await worker.leases(1)
+    await parked(served)
+    worker.call.cancel()
+    await parked(served, 0)
+    assert await served.state(made.name) == task_pb2.TASK_STATE_LEASED
+
+
+async def test_a_later_stream_of_a_worker_takes_the_place_of_the_earlier(served, work):
+    earlier = work()
+    await earlier.hello(credits=10)
+    await parked(served)
+    later = work()
+    await later.hello(credits=10)
+    assert await earlier.ended() == []
+    assert await earlier.call.code() is grpc.StatusCode.OK
+    await parked(served)
+    made = await served.create()
+    (leased,) = await later.leases(1)
+    await served.tasks.Cancel(task_service_pb2.CancelTaskRequest(name=made.name))
+    assert list((await later.hear()).cancelled_lease_ids) == [leased.lease_id]
+
+
+async def test_a_worker_that_says_no_more_is_told_what_it_settled_before_the_stream_ends(served, work):
+    await served.create()
+    worker = work()
+    await worker.hello(credits=1)
+    (leased,) = await worker.leases(1)
+    await worker.say(sequence=3, succeeded_lease_ids=[leased.lease_id])
+    await worker.call.done_writing()
+    assert [message.acked_sequence for message in await worker.ended()] == [3]
+    assert await worker.call.code() is grpc.StatusCode.OK
+
+
+async def test_a_stop_of_the_service_ends_the_stream_with_what_to_do(serve, work):
+    served = await serve(drain_grace=60)
+    await served.create()
+    worker = work(served)
+    await worker.hello(credits=5)
+    (leased,) = await worker.leases(1)
+    await worker.say(sequence=1, succeeded_lease_ids=[leased.lease_id])
+    await worker.acked(1)
+    stop = asyncio.ensure_future(served.stop())
+    refusal = await refused(worker.ended())
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+    await asyncio.wait_for(stop, 10)
+
+
+async def test_a_stop_of_the_service_ends_calls_that_wait(serve):
+    served = await serve(drain_grace=60)
+    made = await served.create(countdown=Duration(seconds=60))
+    leasing = await waiting(served)
+    request = task_service_pb2.WaitTaskRequest(name=made.name, timeout=LONG)
+    ending = asyncio.ensure_future(served.tasks.Wait(request))
+    await until(lambda: served.service._broker._waiters)
+    await asyncio.wait_for(served.stop(), 10)
+    for call in (leasing, ending):
+        refusal = await refused(call)
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+
+
+async def test_leases_survive_a_restart_of_the_service(serve, work, tmp_path):
+    store = f"sqlite:///{tmp_path / 'adjourn.db'}"
+    served = await serve(store=store)
+    await served.create()
+    worker = work(served)
+    await worker.hello(credits=1)
+    (leased,) = await worker.leases(1)
+    await served.stop()
+    served = await serve(store=store)
+    again = work(served)
+    await again.hello(held=[leased.lease_id])
+    await again.say(sequence=1, succeeded_lease_ids=[leased.lease_id])
+    assert [list(message.lost_lease_ids) for message in await again.acked(1)] == [[]]
+
+
+async def test_large_tasks_are_pushed_in_several_messages(serve, work):
+    served = await serve(inline_limit=1 << 20)
+    for _ in range(5):
+        await served.create(payload=bytes(1 << 20))
+    worker = work(served)
+    await worker.hello(credits=5)
+    sizes = []
+    while sum(sizes) < 5:
+        sizes.append(len((await worker.hear()).leases))
+    assert sizes == [1] * 5
