@@ -120,12 +120,20 @@ class GroupCommit:
 
     def _resolve(self, batch: list[tuple[Operation, Done]], applied: Applied) -> None:
         for (_, done), result in zip(batch, applied.results, strict=True):
-            done(result)
+            _tell(done, result)
         self._on_applied(applied)
 
     def _fail(self, batch: list[tuple[Operation, Done]], error: Exception) -> None:
         for _, done in batch:
-            done(error)
+            _tell(done, error)
+
+
+def _tell(done: Done, result: Result | BaseException) -> None:
+    """Call back. A bug in one callback must not keep the others from theirs: they would wait for ever."""
+    try:
+        done(result)
+    except Exception:
+        log.exception("callback raised")
 
 
 def resolver(future: "asyncio.Future[Result]") -> Done:
