@@ -58,6 +58,8 @@ class Dispatcher:
         self._clock = clock
         self._parked: dict[Demand, None] = {}
         """In the order in which they were parked: who has waited longest is asked for first."""
+        self._alarms: dict[Demand, asyncio.TimerHandle] = {}
+        """Of parked demands that a rate limit is in the way of."""
 
     def grant(self, demand: Demand, credit: int) -> None:
         """Give a demand credit for more leases."""
@@ -67,7 +69,7 @@ class Dispatcher:
     def withdraw(self, demand: Demand) -> None:
         """Take back all credit of a demand. Leases that it has asked for may still be delivered."""
         demand.credit = 0
-        self._parked.pop(demand, None)
+        self._unpark(demand)
 
     def close(self, demand: Demand) -> None:
         """End a demand. Leases that arrive for it after this are released, uncounted."""
@@ -103,7 +105,7 @@ class Dispatcher:
     def _ask(self, demand: Demand) -> None:
         if demand.asking or demand.credit <= 0 or demand.closed:
             return
-        self._parked.pop(demand, None)
+        self._unpark(demand)
         demand.asking = True
         limit = min(demand.credit, LEASE_LIMIT)
         operation = Lease(demand.queues, limit, demand.worker_id, demand.duration_us, demand.tag, demand.key)
@@ -130,11 +132,12 @@ class Dispatcher:
         self._parked[demand] = None
         if result.more_at is not None:
             wait_seconds = max(0, result.more_at - self._clock.now()) / 1e6
-            asyncio.get_running_loop().call_later(wait_seconds, self._unpark, demand)
+            self._alarms[demand] = asyncio.get_running_loop().call_later(wait_seconds, self._ask, demand)
 
     def _unpark(self, demand: Demand) -> None:
-        if demand in self._parked:
-            self._ask(demand)
+        self._parked.pop(demand, None)
+        if self._alarms and (alarm := self._alarms.pop(demand, None)) is not None:
+            alarm.cancel()
 
 
 def _ignore(_: object) -> None:
