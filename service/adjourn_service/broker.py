@@ -9,9 +9,9 @@ from typing import Final, TypeVar, cast
 from adjourn_service.clock import Clock, SystemClock
 from adjourn_service.commit import GroupCommit, resolver
 from adjourn_service.dispatcher import Dispatcher
-from adjourn_service.errors import QueueNotFound, ServiceError, ShuttingDown, TaskNotFound
+from adjourn_service.errors import QueueNotFound, QueueProtected, ServiceError, ShuttingDown, TaskNotFound
 from adjourn_service.lifecycle import ENDED
-from adjourn_service.model import Queue, QueueStats, TaskFilter, TaskPage, TaskRecord, TaskState
+from adjourn_service.model import DEFAULT_QUEUE, Queue, QueueStats, TaskFilter, TaskPage, TaskRecord, TaskState
 from adjourn_service.store.base import (
     Applied,
     Create,
@@ -139,6 +139,9 @@ class Broker:
     async def delete_queue(self, queue: str, *, force: bool) -> None:
         """Remove a queue, purged first if forced. Raises: QueueNotFound, QueueNotEmpty, QueueProtected."""
         if force:
+            if queue == DEFAULT_QUEUE:
+                # The store would say so too, but only after its tasks are gone.
+                raise QueueProtected(queue)
             await self.purge(queue)
         await self.apply(DeleteQueue(queue))
 
