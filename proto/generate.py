@@ -53,7 +53,8 @@ def generate(target: Path) -> None:
         protoc(source, *stubs, f"--python_out={target}", f"--mypy_out=quiet:{target}", *(file.name for file in ours))
         services = [file.name for file in ours if file.service]
         protoc(source, *stubs, f"--grpc_python_out={target}", f"--mypy_grpc_out=quiet:{target}", *services)
-    (target / "adjourn/v1/__init__.py").write_text('"""The wire API, generated from proto/adjourn/v1 by `make proto`."""\n')
+    docstring = '"""The wire API, generated from proto/adjourn/v1 by `make proto`."""\n'
+    (target / "adjourn/v1/__init__.py").write_text(docstring)
 
 
 def main() -> int:
