@@ -1,20 +1,26 @@
 """Merges the creates of many threads into few requests, without a thread of its own.
 
 Group commit as databases do it: the first caller sends; those who come while its request is on the way queue
-up, and one of them sends all of them with the next. A lone caller waits for nobody, and under load requests grow."""
+up, and one of them sends all of them with the next. A lone caller waits for nobody, and under load requests grow.
+
+Callers who shared a request come back together, but one of them is first, and would send alone while all the others
+just miss it. So whoever sends next gives them a moment: GATHER_SECONDS at most, and only until as many have come."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
-from adjourn.calls import BATCH_BYTES_MAX, BATCH_TASKS_MAX, BATCHES_IN_FLIGHT_MAX
+from adjourn.calls import BATCH_BYTES_MAX, BATCH_TASKS_MAX
 from adjourn.errors import DeadlineExceeded, ServiceError, ServiceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+GATHER_SECONDS: Final = 0.001
+"""Longest wait for the callers of the last request: about a round trip, which is what a request of their own costs."""
 
 RequestT = TypeVar("RequestT")
 RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
@@ -52,7 +58,10 @@ class Outbox(Generic[RequestT]):
         self._send = send
         self._lock = threading.Lock()
         self._queue: deque[_Entry[RequestT]] = deque()
-        self._leaders = 0
+        self._led = False
+        self._last_group = 1
+        self._gathered: threading.Lock | None = None
+        """Held while a leader waits for the others; whoever makes them complete releases it."""
 
     def put(self, requests: Sequence[RequestT], size: int, deadline: float) -> Mapping[int, ServiceError]:
         """Send `requests`, which are no more than one request may hold and have `size` bytes; return when they are
@@ -61,11 +70,14 @@ class Outbox(Generic[RequestT]):
         Raises: ServiceError if they could not be sent by `deadline`, in seconds of the monotonic clock."""
         entry = _Entry(requests, size, deadline)
         with self._lock:
-            if self._leaders < BATCHES_IN_FLIGHT_MAX:
-                self._leaders += 1
-                entry.leads = True
-            else:
+            if self._led:
                 self._queue.append(entry)
+                if self._gathered is not None and self._complete():
+                    self._gathered.release()
+                    self._gathered = None
+            else:
+                self._led = True
+                entry.leads = True
         if not entry.leads:
             try:
                 entry.wake.acquire()
@@ -84,8 +96,10 @@ class Outbox(Generic[RequestT]):
         error: ServiceError | None = None
         failures: Mapping[int, ServiceError] = {}
         try:
+            self._gather()
             with self._lock:
                 self._take_group(group)
+                self._last_group = len(group)
             merged: list[RequestT] = []
             for entry in group:
                 merged += entry.requests
@@ -98,6 +112,21 @@ class Outbox(Generic[RequestT]):
             raise
         finally:
             self._finish(leader, group, failures, error)
+
+    def _gather(self) -> None:
+        """Wait for the callers of the last request to come back."""
+        with self._lock:
+            if self._complete():
+                return
+            self._gathered = gathered = threading.Lock()
+            gathered.acquire()
+        gathered.acquire(timeout=GATHER_SECONDS)
+        with self._lock:
+            self._gathered = None
+
+    def _complete(self) -> bool:
+        """Say whether as many wait behind the leader as did the last time. The lock is held."""
+        return len(self._queue) >= self._last_group - 1
 
     def _finish(
         self,
@@ -135,7 +164,7 @@ class Outbox(Generic[RequestT]):
             entry.leads = True
             entry.wake.release()
         else:
-            self._leaders -= 1
+            self._led = False
 
     def _take_group(self, group: list[_Entry[RequestT]]) -> None:
         """Move from the queue into `group`, which holds its leader, what fits into one request. The lock is held."""
