@@ -43,6 +43,7 @@ def adjourn(target: str):
     def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
         # Short enough that the test of a service that is not there does not take long.
         environment = {**os.environ, "ADJOURN_TARGET": target, "ADJOURN_TIMEOUT": "2"}
+        environment.pop("GRPC_VERBOSITY", None)  # Left behind by tests that run `adjourn worker` in this process.
         options = {"stdin": subprocess.DEVNULL, "capture_output": True, "env": environment, **options}
         return subprocess.run([COMMAND, *arguments], text=True, check=False, timeout=60, **options)
 

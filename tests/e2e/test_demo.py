@@ -104,7 +104,9 @@ def test_what_was_deferred_before_up_ended_is_there_when_it_starts_again(tmp_pat
         assert handle.result(30) == 4
 
 
-def test_up_says_in_one_line_why_it_cannot_start(tmp_path: Path):
+def test_up_says_in_one_line_why_it_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Left behind by `adjourn worker` in a test that ran it in this process.
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
     with Service(tmp_path) as service:
         command = [COMMAND, "up", "--port", str(service.port), "--data-dir", str(tmp_path / "data")]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
