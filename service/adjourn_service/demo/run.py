@@ -84,8 +84,12 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="adjourn-demo-") as name:
             yield _prepare(Path(name))
         return
-    keep.mkdir(parents=True, exist_ok=True)
-    if any(keep.iterdir()):
+    try:
+        keep.mkdir(parents=True, exist_ok=True)
+        empty = not any(keep.iterdir())
+    except OSError as error:
+        raise click.BadParameter(f"cannot use {keep}: {error.strerror}", param_hint="--keep") from error
+    if not empty:
         raise click.BadParameter(f"{keep} is not empty", param_hint="--keep")
     yield _prepare(keep)
 
@@ -156,15 +160,27 @@ def _ended(stats: QueueStats) -> int:
 
 
 def _kill_one(folder: Path) -> int | None:
-    """Kill a process that is running a task, as its record tells; return its pid, None if none was found running."""
+    """Kill a process in the middle of a task, as its record tells; return its pid, None if none was found there."""
     reported = {path.stem for path in (folder / REPORTS).glob("*.json")}
     for run in (folder / RUNS).iterdir():
         uid, _, pid = run.name.split(".")
-        if uid not in reported:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-                return int(pid)
+        if uid not in reported and _kill_unless(folder / REPORTS / f"{uid}.json", int(pid)):
+            return int(pid)
     return None
+
+
+def _kill_unless(report: Path, pid: int) -> bool:
+    """Kill a process unless it has written the report by now; return whether it was killed."""
+    try:
+        # Held still, so that it cannot end the task between the look and the kill.
+        os.kill(pid, signal.SIGSTOP)
+        if not report.exists():
+            os.kill(pid, signal.SIGKILL)
+            return True
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        pass
+    return False
 
 
 @contextlib.contextmanager

@@ -56,8 +56,8 @@ class Tally:
         rate = self.tasks / self.seconds
         yield f"tasks       {self.tasks:,} in {self.seconds:.1f} s, {rate:,.0f} a second"
         yield f"attempts    {self.attempts:,} began; the service counted {self.attempts_recorded:,}"
-        yield f"duplicates  {self.duplicates:,} files run more than once"
-        yield f"lost        {self.lost:,} files without a report"
+        yield f"duplicates  {self.duplicates:,} (files run more than once)"
+        yield f"lost        {self.lost:,} (files without a report)"
         for task in self.retried:
             yield f"retried     {task.name}: {', '.join(task.causes) or 'no cause recorded'}; then {task.state}"
         yield (
