@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import click
+from rich import progress
+from rich.console import Console
 
 import adjourn
 from adjourn.aio import AsyncClient
@@ -44,10 +46,41 @@ class DemoSettings:
     """Whether to kill one of the processes half-way."""
 
 
-class Progress(Protocol):
-    """Shows how many tasks have ended."""
+class Display(Protocol):
+    """What a person sees of the demo while it goes on."""
 
-    def __call__(self, ended: int, /) -> None: ...
+    def ended(self, tasks: int) -> None:
+        """So many tasks have ended."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line has happened."""
+
+
+class Lines:
+    """Notes only, a line each on stderr: where there is no terminal."""
+
+    def ended(self, tasks: int) -> None:
+        """See Display."""
+
+    def note(self, text: str) -> None:
+        """See Display."""
+        click.echo(text, err=True)
+
+
+class LiveBar:
+    """Notes above a bar that moves."""
+
+    def __init__(self, bar: progress.Progress, total: int) -> None:
+        self._bar = bar
+        self._task = bar.add_task("parsing", total=total)
+
+    def ended(self, tasks: int) -> None:
+        """See Display."""
+        self._bar.update(self._task, completed=tasks)
+
+    def note(self, text: str) -> None:
+        """See Display."""
+        self._bar.console.print(text, highlight=False)
 
 
 def run_demo(settings: DemoSettings, keep: Path | None, *, as_json: bool) -> int:
@@ -108,13 +141,13 @@ async def _run(settings: DemoSettings, folder: Path) -> Tally:
             target = await stack.start_service()
             await stack.start_worker(["--processes", str(settings.processes)])
             adjourn.configure(target=target)
-            _note(f"{len(sources):,} source files; {settings.processes} processes to parse them; service at {target}")
             began = time.monotonic()
             # In a thread, as a program without asyncio does it, while the first tasks already run.
             deferring = asyncio.create_task(asyncio.to_thread(_defer_all, sources, folder))
             async with AsyncClient(target) as client:
-                with _progress(len(sources)) as show:
-                    await _until_ended(client, len(sources), stack, folder if settings.kill else None, show)
+                with _display(len(sources)) as display:
+                    display.note(f"{len(sources):,} files, {settings.processes} processes, service at {target}")
+                    await _until_ended(client, len(sources), stack, folder if settings.kill else None, display)
                 seconds = time.monotonic() - began
                 names = await deferring
                 tasks = [task async for task in client.list_tasks(QUEUE)]
@@ -134,23 +167,23 @@ def _defer_all(sources: dict[str, Path], folder: Path) -> dict[str, str]:
 
 
 async def _until_ended(
-    client: AsyncClient, total: int, stack: LocalStack, victims: Path | None, show: Progress
+    client: AsyncClient, total: int, stack: LocalStack, victims: Path | None, display: Display
 ) -> None:
     """Wait until every task has ended, or nothing has for long. Half-way kill a process seen in `victims`."""
     ended, changed_at = 0, time.monotonic()
     while ended < total and stack.service.alive and stack.worker.alive:
         before, ended = ended, _ended(await client.queue_stats(QUEUE))
-        show(ended)
+        display.ended(ended)
         if victims is not None and ended >= total // 2:
             pid = await asyncio.to_thread(_kill_one, victims)
             if pid is not None:
-                _note(f"killed process {pid} in the middle of a task, after {ended:,} of {total:,}")
+                display.note(f"killed process {pid} in the middle of a task, after {ended:,} of {total:,}")
                 victims = None
                 continue
         if ended != before:
             changed_at = time.monotonic()
         elif time.monotonic() - changed_at > STALLED_SECONDS:
-            _note(f"no task has ended for {STALLED_SECONDS:g} seconds; giving up")
+            display.note(f"no task has ended for {STALLED_SECONDS:g} seconds; giving up")
             return
         await asyncio.sleep(POLL_SECONDS)
 
@@ -184,24 +217,16 @@ def _kill_unless(report: Path, pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def _progress(total: int) -> Iterator[Progress]:
-    """Show a live bar on a terminal, and nothing elsewhere."""
+def _display(total: int) -> Iterator[Display]:
+    """Show a live bar on a terminal, and lines elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda _ended: None
+        yield Lines()
         return
-    from rich import progress
-    from rich.console import Console
-
     columns = (
-        progress.TextColumn("parsing"),
+        progress.TextColumn("{task.description}"),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeElapsedColumn(),
     )
     with progress.Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda ended: bar.update(task, completed=ended)
-
-
-def _note(text: str) -> None:
-    click.echo(text, err=True)
+        yield LiveBar(bar, total)
