@@ -1,5 +1,6 @@
 """The Queues service."""
 
+import asyncio
 from bisect import bisect_right
 from typing import Any, Final, TypeAlias, cast
 
@@ -25,6 +26,7 @@ class Queues(pb_grpc.QueuesServicer):
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
+        self._updating = asyncio.Lock()
 
     async def Create(self, request: pb.CreateQueueRequest, context: Context) -> pb.CreateQueueResponse:
         """Make a queue."""
@@ -57,10 +59,12 @@ class Queues(pb_grpc.QueuesServicer):
     async def Update(self, request: pb.UpdateQueueRequest, context: Context) -> pb.UpdateQueueResponse:
         """Change a queue's policy."""
         validate(request)
-        queue = await self._broker.get_queue(names.parse_queue_name(request.queue.name))
         mask = request.update_mask if request.HasField("update_mask") else None
-        policy = convert.updated_policy(queue, request.queue, mask)
-        changed = await self._broker.apply(UpdateQueue(queue.id, policy))
+        # The store takes whole policies: of two updates of different fields at a time, one would undo the other.
+        async with self._updating:
+            queue = await self._broker.get_queue(names.parse_queue_name(request.queue.name))
+            policy = convert.updated_policy(queue, request.queue, mask)
+            changed = await self._broker.apply(UpdateQueue(queue.id, policy))
         return pb.UpdateQueueResponse(queue=convert.queue_to_proto(cast("Queue", changed)))
 
     async def Delete(self, request: pb.DeleteQueueRequest, context: Context) -> pb.DeleteQueueResponse:

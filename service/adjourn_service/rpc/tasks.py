@@ -1,5 +1,6 @@
 """The Tasks service."""
 
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
@@ -19,6 +20,13 @@ from adjourn_service.store.base import Cancel, Create, Delete, Retry, Run
 
 DEFAULT_PAGE_SIZE: Final = 100
 DEFAULT_WAIT_US: Final = 30_000_000
+
+PAGE_BYTES: Final = 1 << 20
+"""Bytes of tasks that end a page: with the largest payload on top still under the 4 MiB that a gRPC client takes unless
+told otherwise."""
+
+CURSOR_MAX: Final = (1 << 63) - 2
+"""The largest cursor after which there can be another: a token that was tampered with may hold more."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -65,16 +73,16 @@ class Tasks(pb_grpc.TasksServicer):
         validate(request)
         wanted = convert.task_filter(request)
         cursor = convert.page_cursor(request.page_token, wanted)
-        if cursor is not None and not cursor.isdecimal():
-            raise PageTokenInvalid
-        page = await self._broker.list_tasks(
-            wanted, request.page_size or DEFAULT_PAGE_SIZE, None if cursor is None else int(cursor)
-        )
+        after = None if cursor is None else _position(cursor)
         view = request.view or task_pb2.TASK_VIEW_BASIC
-        return pb.ListTasksResponse(
-            tasks=[convert.task_to_proto(record, view) for record in page.tasks],
-            next_page_token=convert.page_token(page.cursor, wanted),
-        )
+        page = await self._broker.list_tasks(wanted, request.page_size or DEFAULT_PAGE_SIZE, after)
+        tasks = [convert.task_to_proto(record, view) for record in page.tasks]
+        fitting = _fitting(tasks)
+        if fitting < len(tasks):
+            # Only the store knows the cursor behind the last task that fits.
+            page = await self._broker.list_tasks(wanted, fitting, after)
+            tasks = [convert.task_to_proto(record, view) for record in page.tasks]
+        return pb.ListTasksResponse(tasks=tasks, next_page_token=convert.page_token(page.cursor, wanted))
 
     async def Cancel(self, request: pb.CancelTaskRequest, context: Context) -> pb.CancelTaskResponse:
         """End a task that has not ended."""
@@ -105,6 +113,27 @@ class Tasks(pb_grpc.TasksServicer):
         timeout_us = convert.duration_us(request.timeout) if request.HasField("timeout") else DEFAULT_WAIT_US
         record = await self._broker.wait_task(*names.parse_task_name(request.name), timeout_us)
         return pb.WaitTaskResponse(task=convert.task_to_proto(record, task_pb2.TASK_VIEW_FULL))
+
+
+def _position(cursor: str) -> int:
+    """Return the store's cursor in a page token's. Raises: PageTokenInvalid."""
+    try:
+        position = int(cursor)
+    except ValueError as error:
+        raise PageTokenInvalid from error
+    if not 0 <= position <= CURSOR_MAX:
+        raise PageTokenInvalid
+    return position
+
+
+def _fitting(tasks: Sequence[task_pb2.Task]) -> int:
+    """Return how many of the tasks make a page: the one that fills it is its last."""
+    size = 0
+    for count, task in enumerate(tasks, 1):
+        size += task.ByteSize()
+        if size >= PAGE_BYTES:
+            return count
+    return len(tasks)
 
 
 def _basic(result: object) -> task_pb2.Task:
