@@ -374,9 +374,9 @@ def updated_policy(queue: Queue, message: queue_pb2.Queue, mask: FieldMask | Non
     present = [field.name for field, _ in message.ListFields() if field.name in _UPDATABLE]
     merged: Message = queue_to_proto(queue)
     for path in mask.paths if mask is not None and mask.paths else present:
-        outer, _, inner = path.partition(".")
+        outer, dot, inner = path.partition(".")
         nested = _UPDATABLE.get(outer)
-        if outer not in _UPDATABLE or (inner and (nested is None or inner not in nested.fields_by_name)):
+        if outer not in _UPDATABLE or (dot and (nested is None or inner not in nested.fields_by_name)):
             raise InvalidField({"update_mask": f"{path!a} is not a field that can be updated"})
         if inner:
             _take_field(getattr(merged, outer), getattr(message, outer), inner)

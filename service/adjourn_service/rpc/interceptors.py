@@ -1,5 +1,6 @@
 """One interceptor turns what handlers raise into statuses, for all services and kinds of call."""
 
+import inspect
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -69,10 +70,14 @@ def _unary(handle: Callable[..., Awaitable[Any]], method: str) -> Callable[..., 
     return call
 
 
-def _streaming(handle: Callable[..., AsyncIterator[Any]], method: str) -> Callable[..., Any]:
+def _streaming(handle: Callable[..., Any], method: str) -> Callable[..., Any]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async for response in handle(request, context):
+            responses = handle(request, context)
+            if inspect.isawaitable(responses):  # It writes by the context, as the health service's Watch does.
+                await responses
+                return
+            async for response in responses:
                 yield response
         except (grpc.aio.AbortError, grpc.RpcError):
             raise
