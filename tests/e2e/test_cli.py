@@ -146,7 +146,7 @@ def test_a_task_is_run_cancelled_retried_and_deleted(adjourn, queue, client):
         done = adjourn("tasks", verb, name)
         assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
         assert fields(adjourn("tasks", "show", full))["state"] == state
-    assert adjourn("tasks", "delete", name).stdout == f"deleted {name}\n"
+    assert adjourn("tasks", "delete", name, "--yes").stdout == f"deleted {name}\n"
     assert adjourn("tasks", "show", name).returncode == 4
 
 
@@ -164,10 +164,19 @@ def test_a_queue_is_paused_and_resumed(adjourn, queue):
     assert "running" in adjourn("queues", "show", queue).stdout
 
 
-def test_without_a_terminal_purge_and_delete_do_not_ask(adjourn, queue, client):
+def test_with_yes_purge_and_delete_do_not_ask(adjourn, queue, client):
     create(client, queue)
-    assert adjourn("queues", "purge", queue).stdout == f"purged {queue} of 1 tasks\n"
-    assert adjourn("queues", "delete", queue).stdout == f"deleted {queue}\n"
+    assert adjourn("queues", "purge", queue, "--yes").stdout == f"purged {queue} of 1 tasks\n"
+    assert adjourn("queues", "delete", queue, "--yes").stdout == f"deleted {queue}\n"
+
+
+def test_without_a_terminal_and_yes_nothing_is_removed(adjourn, queue, client):
+    name = create(client, queue, name="a")
+    for command in (("queues", "purge", queue), ("queues", "delete", queue, "--force"), ("tasks", "delete", name)):
+        done = adjourn(*command)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert "give --yes" in done.stderr
+    assert fields(adjourn("tasks", "show", name))["state"] == "ready"
 
 
 @pytest.mark.parametrize(("answer", "left", "status"), [("n", "1", 1), ("y", "0", 0)])
@@ -194,12 +203,18 @@ def test_on_a_terminal_purge_asks(adjourn, client, answer, left, status):
         (["tasks", "show", "default/nope"], 4, "does not exist"),
         (["tasks", "show", "nope"], 2, "does not name a task"),
         (["queues", "create", "default"], 5, "exists already"),
-        (["queues", "delete", "default"], 5, "cannot be deleted"),
+        (["queues", "delete", "default", "--yes"], 5, "cannot be deleted"),
         (["queues", "create", "a b"], 2, "does not name a queue"),
         (["queues", "create", "x", "--jitter", "7"], 2, "jitter"),
         (["queues", "create", "x", "--max-age", "5"], 2, "'5' is not a duration; write 500ms, 30s"),
         (["queues", "create", "x", "--max-attempts", "9" * 20], 2, "out of its bounds"),
         (["queues", "create", "x", "--burst", "many"], 2, "'many' is not a whole number"),
+        (["queues", "create", "x", "--max-age", "9" * 25 + "d"], 2, "is longer than any duration may be"),
+        (["queues", "create", "x", "--max-age", "9" * 400 + "d"], 2, "is longer than any duration may be"),
+        (["queues", "create", b"\xff"], 2, "'\\udcff' cannot be written as utf-8"),
+        (["tasks", "list", "--tag", b"\xff"], 2, "'\\udcff' cannot be written as utf-8"),
+        (["--target", "", "queues", "list"], 2, "it is empty; write HOST:PORT"),
+        (["demo", "--keep", "/dev/null/x"], 2, "cannot use /dev/null/x: Not a directory"),
         (["tasks", "list", "--queue", "nope"], 4, "queue 'nope' does not exist"),
         (["tasks", "list", "--state", "lost"], 2, "'lost' is not one of"),
         (["--target", "localhost:1", "queues", "list"], 3, "cannot reach the adjourn service at localhost:1"),

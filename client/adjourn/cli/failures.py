@@ -78,6 +78,10 @@ def report(error: BaseException) -> int:
                 hint = f" (see '{error.ctx.command_path} --help')"
             tell(error.format_message() + hint)
             return error.exit_code
+        case UnicodeEncodeError():
+            # Bytes of an argument that are no UTF-8 come as lone surrogates.
+            tell(f"{error.object[:100]!a} cannot be written as {error.encoding}: {error.reason}")
+            return ExitStatus.USAGE
         case errors.Error():
             tell(str(error))
             return exit_status(error)

@@ -21,6 +21,9 @@ F = TypeVar("F", bound="Callable[..., Any]")
 DEFAULT: Final = "default"
 """What resets a field."""
 
+_SECONDS_MAX: Final = 315_576_000_000
+"""Ten thousand years: what google.protobuf.Duration can hold. The service's bounds are narrower."""
+
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _MILLISECONDS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
@@ -37,7 +40,10 @@ def parse_duration(text: str) -> float:
     parts = _PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{text!r} is not a duration; write 500ms, 30s, 5m, 2h, 1d or a sum such as 1h30m")
-    return sum(float(number) * _MILLISECONDS[unit] for number, unit in parts) / 1_000
+    seconds = sum(float(number) * _MILLISECONDS[unit] for number, unit in parts) / 1_000
+    if seconds > _SECONDS_MAX:
+        raise ValueError(f"{text[:20]}{'...' * (len(text) > 20)} is longer than any duration may be")
+    return seconds
 
 
 class _Kind(NamedTuple):

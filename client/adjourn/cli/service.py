@@ -19,9 +19,13 @@ TIMEOUT_SECONDS: Final = 5.0
 
 
 def _point_to(_ctx: click.Context, _parameter: click.Parameter, target: str | None) -> None:
-    if target:
-        # The environment is what a client, a worker and its children read.
-        os.environ["ADJOURN_TARGET"] = target
+    if target is None:
+        return
+    if not target.strip():
+        # An unset variable of a script: going to the default service instead could purge the wrong queue.
+        raise click.BadParameter("it is empty; write HOST:PORT, or leave the option out")
+    # The environment is what a client, a worker and its children read.
+    os.environ["ADJOURN_TARGET"] = target
 
 
 target_option = click.option(
