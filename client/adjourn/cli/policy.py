@@ -24,7 +24,7 @@ DEFAULT: Final = "default"
 _SECONDS_MAX: Final = 315_576_000_000
 """Ten thousand years: what google.protobuf.Duration can hold. The service's bounds are narrower."""
 
-_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _MILLISECONDS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
