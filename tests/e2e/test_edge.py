@@ -417,6 +417,14 @@ async def test_a_message_that_is_too_large_is_told_with_its_size_and_the_limit(s
     assert await batch(served, *request.requests[:10]) == {}
 
 
+async def test_a_refusal_of_much_bad_input_still_fits_into_the_trailers(served):
+    headers = {f"{number}{'😀' * 2000}": "😀" * 2001 for number in range(64)}
+    refusal = await refused(served.tasks.Create(item(headers=headers, tag="😀" * 501, callable="😀" * 501)))
+    assert (refusal.code, refusal.reason) == (INVALID, "INVALID_FIELD")
+    assert refusal.fields
+    assert refusal.message
+
+
 async def test_a_bug_is_told_by_an_id_that_is_in_the_log_and_without_its_trace(served, caplog):
     def broken(*_):
         raise RuntimeError("the secret of the trace")

@@ -68,6 +68,7 @@ payloads = st.builds(bytes, st.sampled_from([0, 1, INLINE_LIMIT - 1, INLINE_LIMI
 tasks = st.one_of(
     # Mostly what takes the short way, or nearly does.
     st.builds(task_pb2.Task, payload=payloads, callable=texts),
+    st.builds(task_pb2.Task, name=texts, uid=texts, payload=payloads, callable=texts),
     st.fixed_dictionaries({}, optional={"payload": payloads, **options}).map(lambda fields: task_pb2.Task(**fields)),
 )
 
