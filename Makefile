@@ -32,7 +32,7 @@ test: $(STAMP) ## Run every test, the fast ones first (under 10 minutes).
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
 .PHONY: check
-check: $(STAMP) ## Lint, check types and run the unit tests (under a minute).
+check: $(STAMP) ## Lint, check types, run the unit tests and the examples of the docs (under a minute).
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@mkdir -p build
@@ -40,7 +40,7 @@ check: $(STAMP) ## Lint, check types and run the unit tests (under a minute).
 	$(BIN)/buf lint build/api.binpb --config proto/buf.yaml --path adjourn/v1
 	$(BIN)/buf format --diff --exit-code proto
 	$(BIN)/mypy client service
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q tests/unit tests/hygiene
 
 .PHONY: bench
 bench: $(STAMP) ## Measure throughput, latency, memory; figures go to build/bench.json.
