@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
@@ -81,28 +82,72 @@ def serve(config_file: Path | None, **flags: Any) -> None:
 
 
 @click.command()
+@click.option(
+    "--check", is_flag=True, help="Change nothing; exit with 1 if the schema is behind. Works beside a running service."
+)
 @_settings
-def migrate(config_file: Path | None, **flags: Any) -> None:
+def migrate(check: bool, config_file: Path | None, **flags: Any) -> int:
     """Bring a store's schema up to date. `adjourn serve` does it too, at its start."""
     config = _load(config_file, flags)
     path = config.sqlite_path()
     if path is None:
         click.echo(f"{config.store} has no schema to migrate")
-        return
+        return 0
+    import apsw
+
+    try:
+        return _check_schema(path) if check else _migrate(path)
+    except ConfigError as error:
+        raise _BadSettings(str(error)) from error
+    except apsw.Error as error:
+        if check:  # Not 1, which says that the schema is behind.
+            raise _BadSettings(f"cannot read the store {path}: {error}") from error
+        # Each migration is a transaction: the one that failed left nothing behind.
+        raise click.ClickException(f"cannot migrate the store {path}: {error}") from error
+
+
+def _migrate(path: Path) -> int:
     from adjourn_service.store.migrate import migrate_sqlite, sqlite_version
     from adjourn_service.store.sqlite_file import lock, open_writer
 
-    try:
-        with lock(path):
-            connection = open_writer(path)
-            before, applied = sqlite_version(connection), migrate_sqlite(connection)
-            connection.close()
-    except ConfigError as error:
-        raise _BadSettings(str(error)) from error
+    with lock(path), closing(open_writer(path)) as connection:
+        before, applied = sqlite_version(connection), migrate_sqlite(connection)
     if applied:
         click.echo(f"{path}: schema {before} brought to {applied[-1]}")
     else:
         click.echo(f"{path}: schema {before} is current")
+    return 0
+
+
+def _check_schema(path: Path) -> int:
+    from adjourn_service.store.migrate import sqlite_migrations, sqlite_version
+    from adjourn_service.store.sqlite_file import open_reader
+
+    newest, _ = sqlite_migrations()[-1]
+    if not path.exists():
+        click.echo(f"{path}: there is no store yet; this release makes it with schema {newest}")
+        return 1
+    with closing(open_reader(path)) as connection:
+        version = sqlite_version(connection)
+    if version > newest:
+        raise ConfigError(f"the store {path} has schema {version}, but this release knows schemas up to {newest}")
+    if version < newest:
+        click.echo(f"{path}: schema {version} is behind {newest}; run `adjourn migrate`, or start the service")
+        return 1
+    click.echo(f"{path}: schema {version} is current")
+    return 0
+
+
+def _loopback_port(_ctx: click.Context, _parameter: click.Parameter, text: str) -> int:
+    """Return the port in `PORT` or `HOST:PORT`. Raises: click.BadParameter if the host is another than this one."""
+    host, _, port = text.rpartition(":")
+    if host not in ("", "127.0.0.1", "localhost"):
+        raise click.BadParameter(
+            f"{text!r}: 'up' is for this machine only, 127.0.0.1; 'adjourn serve --listen' serves others"
+        )
+    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535):
+        raise click.BadParameter(f"{text!r} is neither a port nor 127.0.0.1:PORT, such as 7766")
+    return int(port)
 
 
 @click.command()
@@ -116,11 +161,14 @@ def migrate(config_file: Path | None, **flags: Any) -> None:
     help="Where the tasks are kept; made if it is not there.",
 )
 @click.option(
+    "--listen",
     "--port",
-    type=click.IntRange(0, 65_535),
-    default=7766,
+    "port",
+    metavar="PORT",
+    default="7766",
     show_default=True,
-    help="Port on this machine's loopback address; 0 takes a free one.",
+    callback=_loopback_port,
+    help="Port on this machine's loopback address, or 127.0.0.1:PORT; 0 takes a free one.",
 )
 @click.option(
     "-p", "--processes", type=click.IntRange(1, 1000), metavar="N", help="Processes that run tasks.  [default: cores]"
