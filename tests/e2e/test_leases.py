@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from adjourn.v1 import lease_service_pb2 as pb
 from adjourn.v1 import queue_pb2, queue_service_pb2, task_pb2, task_service_pb2
+from adjourn_service.errors import StoreFull
 
 from .conftest import refused, unpack
 
@@ -474,6 +475,32 @@ async def test_a_stop_of_the_service_ends_calls_that_wait(serve):
     for call in (leasing, ending):
         refusal = await refused(call)
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+
+
+async def test_a_call_that_begins_after_the_stop_is_refused(served, work):
+    served.service._leases.stop()
+    assert (await refused(lease(served, wait=LONG))).reason == "SHUTTING_DOWN"
+    assert (await refused(work().ended())).reason == "SHUTTING_DOWN"
+
+
+async def test_a_settlement_that_cannot_be_committed_ends_the_stream_and_can_be_repeated(served, work, monkeypatch):
+    await served.create()
+    worker = work()
+    await worker.hello(credits=1)
+    (leased,) = await worker.leases(1)
+
+    def full(*_, **__):
+        raise StoreFull
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served.service._store, "apply", full)
+        await worker.say(sequence=1, succeeded_lease_ids=[leased.lease_id])
+        refusal = await refused(worker.ended())
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL")
+    again = work()
+    await again.hello(held=[leased.lease_id])
+    await again.say(sequence=1, succeeded_lease_ids=[leased.lease_id])
+    assert [list(message.lost_lease_ids) for message in await again.acked(1)] == [[]]
 
 
 async def test_leases_survive_a_restart_of_the_service(serve, work, tmp_path):

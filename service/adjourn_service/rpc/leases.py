@@ -34,9 +34,11 @@ class Leases(pb_grpc.LeasesServicer):
         self._broker = broker
         self._polls: set[asyncio.Future[list[LeasedTask]]] = set()
         self._sessions: set[_Session] = set()
+        self._stopping = False
 
     def stop(self) -> None:
         """End every wait and every stream with ShuttingDown; a stream when all that it has settled is acknowledged."""
+        self._stopping = True
         for poll in self._polls:
             if not poll.done():
                 poll.set_exception(ShuttingDown())
@@ -47,6 +49,7 @@ class Leases(pb_grpc.LeasesServicer):
         """Lease ready tasks, waiting for a first one as long as asked."""
         validate(request)
         _check_labels(request.tag, request.key)
+        self._check_running()
         leased: asyncio.Future[list[LeasedTask]] = asyncio.get_running_loop().create_future()
         wait_seconds = convert.duration_us(request.wait) / 1e6
         first = True
@@ -123,6 +126,7 @@ class Leases(pb_grpc.LeasesServicer):
         self, request_iterator: AsyncIterator[pb.WorkRequest], context: Context
     ) -> AsyncIterator[pb.WorkResponse]:
         """Serve a worker for as long as its stream lasts."""
+        self._check_running()
         session = _Session(self._broker, self._sessions)
         reader = asyncio.create_task(session.read(request_iterator))
         try:
@@ -131,6 +135,11 @@ class Leases(pb_grpc.LeasesServicer):
         finally:
             reader.cancel()
             session.close()
+
+    def _check_running(self) -> None:
+        # A call may have been accepted just before the stop, and begin after it.
+        if self._stopping:
+            raise ShuttingDown
 
 
 class _Session:
