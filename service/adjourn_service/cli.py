@@ -5,8 +5,8 @@ Imports of the service's dependencies stand in the functions: `adjourn --help` i
 import asyncio
 import importlib.util
 import os
-from collections.abc import Callable, Coroutine
-from contextlib import closing
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
@@ -93,24 +93,26 @@ def migrate(check: bool, config_file: Path | None, **flags: Any) -> int:
     if path is None:
         click.echo(f"{config.store} has no schema to migrate")
         return 0
-    import apsw
+    return _check_schema(path) if check else _migrate(path)
 
+
+@contextmanager
+def _store_errors(path: Path) -> Iterator[None]:
+    """Turn whatever a store's file raises into a line and status 2: 1 is for a schema that is behind."""
     try:
-        return _check_schema(path) if check else _migrate(path)
+        yield
     except ConfigError as error:
         raise _BadSettings(str(error)) from error
-    except apsw.Error as error:
-        if check:  # Not 1, which says that the schema is behind.
-            raise _BadSettings(f"cannot read the store {path}: {error}") from error
-        # Each migration is a transaction: the one that failed left nothing behind.
-        raise click.ClickException(f"cannot migrate the store {path}: {error}") from error
+    except Exception as error:  # Which errors a database raises is for the store alone to know.
+        raise _BadSettings(f"cannot use the store {path}: {error}") from error
 
 
 def _migrate(path: Path) -> int:
     from adjourn_service.store.migrate import migrate_sqlite, sqlite_version
     from adjourn_service.store.sqlite_file import lock, open_writer
 
-    with lock(path), closing(open_writer(path)) as connection:
+    # Each migration is a transaction: one that fails leaves nothing behind.
+    with _store_errors(path), lock(path), closing(open_writer(path)) as connection:
         before, applied = sqlite_version(connection), migrate_sqlite(connection)
     if applied:
         click.echo(f"{path}: schema {before} brought to {applied[-1]}")
@@ -127,10 +129,10 @@ def _check_schema(path: Path) -> int:
     if not path.exists():
         click.echo(f"{path}: there is no store yet; this release makes it with schema {newest}")
         return 1
-    with closing(open_reader(path)) as connection:
+    with _store_errors(path), closing(open_reader(path)) as connection:
         version = sqlite_version(connection)
     if version > newest:
-        raise ConfigError(f"the store {path} has schema {version}, but this release knows schemas up to {newest}")
+        raise _BadSettings(f"the store {path} has schema {version}, but this release knows schemas up to {newest}")
     if version < newest:
         click.echo(f"{path}: schema {version} is behind {newest}; run `adjourn migrate`, or start the service")
         return 1
