@@ -42,7 +42,8 @@ class Broker:
         self._waiters: dict[bytes, list[asyncio.Future[TaskState]]] = {}
         self._workers: dict[str, Callable[[list[str]], None]] = {}
         self._commit = GroupCommit(store, self._applied, self._waiters)
-        self._maintenance: asyncio.TimerHandle | None = None
+        self._maintenance: asyncio.Handle | None = None
+        self._maintenance_at = 0.0
         self._stopping = False
         self.dispatcher = Dispatcher(self._commit, self._clock)
 
@@ -206,9 +207,11 @@ class Broker:
             wait_seconds = min(wait_seconds, max(0, chore_at - self._clock.now()) / 1e6)
         at = asyncio.get_running_loop().time() + wait_seconds
         if self._maintenance is not None:
-            if self._maintenance.when() <= at:
+            # Kept beside the handle, because uvloop's handle of what is due at once cannot tell.
+            if self._maintenance_at <= at:
                 return
             self._maintenance.cancel()
+        self._maintenance_at = at
         self._maintenance = asyncio.get_running_loop().call_at(at, self._maintain)
 
     def _maintain(self) -> None:

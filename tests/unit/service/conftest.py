@@ -1,9 +1,11 @@
 """A broker on a memory store that is watched, on a clock that only the test moves."""
 
+import asyncio
 import contextlib
 import threading
 
 import pytest
+import uvloop
 
 from adjourn_service.broker import Broker
 from adjourn_service.clock import ManualClock
@@ -93,3 +95,8 @@ async def broker(store, clock):
     yield made
     store.error = None
     await made.stop()
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """Run on both loops that the service may run on: they differ in what a timer handle can tell."""
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
