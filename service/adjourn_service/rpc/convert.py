@@ -6,8 +6,9 @@ touch, and a task's whole budget in the service is a few microseconds.
 
 import base64
 import hashlib
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple, cast
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import uuid_utils
 from google.protobuf.descriptor import Descriptor
@@ -39,7 +40,7 @@ from adjourn_service.model import (
     TaskRecord,
     TaskState,
 )
-from adjourn_service.rpc.validation import validate
+from adjourn_service.rpc.validation import plainly_valid, validate
 
 ETA_AHEAD_MAX_US: Final = 366 * DAY_US
 
@@ -49,6 +50,10 @@ BATCH_MAX: Final = 1000
 CALLABLE_MAX: Final = 500
 """As the wire API says of Task.callable."""
 
+_NOT_KEPT: Final[Sequence[Literal["name", "uid", "countdown", "status"]]] = ("name", "uid", "countdown", "status")
+"""Fields of Task that are not the producer's, or are spent with the create."""
+
+_TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,500}")
 _PAYLOAD: Final = task_pb2.Task.PAYLOAD_FIELD_NUMBER
 _CALLABLE: Final = task_pb2.Task.CALLABLE_FIELD_NUMBER
 
@@ -118,7 +123,12 @@ def new_tasks(batch: task_service_pb2.BatchCreateTasksRequest, inline_limit: int
                 or present[-1][0].number > _CALLABLE
                 or len(task.callable) > CALLABLE_MAX
             ):
-                new = _checked_task(request, inline_limit, now, f"requests[{index}].")
+                path = f"requests[{index}]."
+                if uid is None or queue is None or not (present and _named(request) and plainly_valid(present)):
+                    validate(request, path)
+                if not request.request_id:
+                    raise InvalidField({f"{path}request_id": "is required in a batch; make a UUIDv7 for each create"})
+                new = new_task(request, inline_limit, now, path)
             elif len(task.payload) > inline_limit:
                 raise PayloadTooLarge(len(task.payload), inline_limit)
             else:
@@ -132,12 +142,8 @@ def new_tasks(batch: task_service_pb2.BatchCreateTasksRequest, inline_limit: int
     return creates
 
 
-def _checked_task(request: task_service_pb2.CreateTaskRequest, inline_limit: int, now: int, path: str) -> NewTask:
-    """Read one item of a batch that may break a rule or carry options."""
-    validate(request, path)
-    if not request.request_id:
-        raise InvalidField({f"{path}request_id": "is required in a batch; make a UUIDv7 for each create"})
-    return new_task(request, inline_limit, now, path)
+def _named(request: task_service_pb2.CreateTaskRequest) -> bool:
+    return not request.task_id or _TASK_ID.fullmatch(request.task_id) is not None
 
 
 def _queue_of(parent: str) -> str | None:
@@ -155,18 +161,18 @@ def new_task(request: task_service_pb2.CreateTaskRequest, inline_limit: int, now
     task = request.task
     if len(task.payload) > inline_limit:
         raise PayloadTooLarge(len(task.payload), inline_limit)
-    if task.HasField("eta") and task.HasField("countdown"):
+    given = {field.name: value for field, value in task.ListFields()}
+    if "eta" in given and "countdown" in given:
         raise InvalidField({f"{path}task.eta": "excludes countdown; give one of the two"})
-    eta_at = timestamp_us(task.eta) if task.HasField("eta") else None
+    eta_at = timestamp_us(given["eta"]) if "eta" in given else None
     if eta_at is not None and eta_at > now + ETA_AHEAD_MAX_US:
         raise InvalidField({f"{path}task.eta": "is more than 366 days ahead"})
+    countdown_us = duration_us(given["countdown"]) if "countdown" in given else 0
     uid = names.parse_uid(request.request_id) if request.request_id else uuid_utils.uuid7().bytes
     assert uid is not None
-    task.ClearField("name")
-    task.ClearField("uid")
-    task.ClearField("status")
-    countdown_us = duration_us(task.countdown)
-    task.ClearField("countdown")
+    for field in _NOT_KEPT:
+        if field in given:
+            task.ClearField(field)
     return NewTask(
         uid,
         names.parse_queue_name(request.parent) if request.parent else DEFAULT_QUEUE,
@@ -174,11 +180,11 @@ def new_task(request: task_service_pb2.CreateTaskRequest, inline_limit: int, now
         name=request.task_id or None,
         eta_at=eta_at,
         countdown_us=countdown_us,
-        priority=task.priority,
-        tag=task.tag,
-        key=task.key,
-        retain_us=duration_us(task.retain) if task.HasField("retain") else None,
-        retry=retry_policy(task.retry_policy) if task.HasField("retry_policy") else None,
+        priority=given.get("priority", 0),
+        tag=given.get("tag", ""),
+        key=given.get("key", ""),
+        retain_us=duration_us(given["retain"]) if "retain" in given else None,
+        retry=retry_policy(given["retry_policy"]) if "retry_policy" in given else None,
     )
 
 
