@@ -1,6 +1,7 @@
 """The broker beyond commits and dispatch: waiting for ends, keeping time, telling workers, starting and stopping."""
 
 import asyncio
+import os
 import threading
 
 import pytest
@@ -27,6 +28,7 @@ from adjourn_service.store.base import (
     Leased,
     Maintain,
     Purge,
+    Renew,
     Resume,
     Settle,
 )
@@ -270,6 +272,24 @@ async def test_an_earlier_moment_brings_maintenance_forward_and_a_later_one_does
     assert 5 < await due() <= 10
     await broker.create(Create([driver.new(countdown_us=20 * SECOND_US)]))
     assert 5 < await due() <= 10
+
+
+async def test_commits_that_come_together_may_both_leave_something_due_at_once(broker, store, driver, clock):
+    errors = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
+    driver.create(countdown_us=1)
+    clock.advance(2)
+    store.error = RuntimeError("so that each operation of the batch gets a commit of its own")
+    lease = Lease(None, 1, "w1")
+    for operation in (Renew(()), Renew(()), lease):
+        broker.submit(operation, lambda _result: None)
+    await asyncio.sleep(0)
+    # The loop stands still until the last of them, so that it hears of all commits in one turn.
+    while [lease] not in store.batches:
+        os.sched_yield()
+    store.error = None
+    await settled(broker)
+    assert errors == []
 
 
 async def test_a_failed_maintenance_is_tried_again(broker, store):
