@@ -174,11 +174,5 @@ class ShuttingDown(ServiceError):
         super().__init__("the service is stopping; the call can be repeated")
 
 
-class StoreLocked(ServiceError):
-    """Another process has the store."""
-
-    code, reason = "FAILED_PRECONDITION", "STORE_UNAVAILABLE"
-
-
 class ConfigError(Exception):
     """The service was started with settings that cannot work; the message says which and what to do."""

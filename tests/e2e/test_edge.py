@@ -610,7 +610,6 @@ async def test_a_full_disk_is_told_loses_nothing_and_works_again_when_there_is_r
         assert await exists(served, each)
 
 
-@pytest.mark.xfail(strict=True, reason="store/sqlite.py lets apsw's own errors out of the migration")
 async def test_a_start_on_a_full_disk_is_told(serve, small_disk):
     (small_disk / "ballast").write_bytes(bytes(1_030_000))
     assert "full" in await failure(serve, store=f"sqlite:///{small_disk}/adjourn.db")

@@ -94,7 +94,7 @@ class LeaseRequest(_message.Message):
     TAG_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     max_leases: _builtins.int
-    """Most leases in the answer. Bounds: 1 to 1,000."""
+    """Most leases in the answer, which may hold fewer than there are if the tasks are large. Bounds: 1 to 1,000."""
     worker_id: _builtins.str
     """Name of the worker, for people. 1 to 200 characters."""
     tag: _builtins.str

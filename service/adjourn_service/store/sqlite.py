@@ -14,6 +14,7 @@ What makes it fast, and must stay so:
 import secrets
 import threading
 from collections.abc import Container, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from typing import Final
 import apsw
 
 from adjourn_service.clock import Clock, SystemClock
+from adjourn_service.errors import ConfigError
 from adjourn_service.model import (
     DEFAULT_QUEUE,
     SECOND_US,
@@ -55,15 +57,17 @@ class SqliteStore:
         self._mutex = threading.Lock()
         # Random, and not the time: a clock that is set back, or a restored backup, must not bring a lease id again.
         self._marks = Marks(secrets.randbits(62))
-        self._lock_file = lock(path)
-        try:
+        with ExitStack() as opened:
+            self._lock_file = opened.enter_context(lock(path))
             self._db = open_writer(path)
-            migrate_sqlite(self._db)
-            self._queues = QueueTable(self._db)
-            self._reader = SqliteReader(path)
-        except BaseException:
-            self._lock_file.close()
-            raise
+            opened.callback(self._db.close)
+            try:
+                migrate_sqlite(self._db)
+                self._queues = QueueTable(self._db)
+                self._reader = SqliteReader(path)
+            except apsw.Error as error:
+                raise ConfigError(f"cannot use the store {path}: {error}") from error
+            opened.pop_all()
         # What the reads show of the queues: their state after the last commit, never inside one.
         self._shown: dict[str, tuple[int, Queue, QueueStats]] = {}
         self._show()
@@ -87,9 +91,10 @@ class SqliteStore:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 self._queues.load()
-                if isinstance(error, apsw.Error):
-                    raise refusal(error) from error
-                raise
+                refused = refusal(error) if isinstance(error, apsw.Error) else None
+                if refused is None:
+                    raise
+                raise refused from error
             for state in batch.touched:
                 self._shown[state.queue.id] = (state.queue_id, state.queue, replace(state.stats))
             if len(self._shown) != len(self._queues.by_name):

@@ -19,6 +19,21 @@ CACHE_KIB: Final = 16_384
 """Page cache of the writer: the edges of every index fit, and the size does not depend on the backlog."""
 
 
+_CIRCUMSTANCES: Final = (
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.IOError,
+    apsw.CantOpenError,
+    apsw.CorruptError,
+    apsw.NoMemError,
+    apsw.NotADBError,
+    apsw.PermissionsError,
+    apsw.ProtocolError,
+    apsw.ReadOnlyError,
+)
+"""Errors of the disk and of other programs. All others say that a statement of ours is wrong."""
+
+
 def lock(path: Path) -> IO[str]:
     """Lock the store against other processes until the returned file is closed.
 
@@ -62,11 +77,13 @@ def open_reader(path: Path) -> apsw.Connection:
     return connection
 
 
-def refusal(error: apsw.Error) -> ServiceError:
-    """Return what a failed commit means to the caller."""
+def refusal(error: apsw.Error) -> ServiceError | None:
+    """Return what a failed commit means to the caller; None if it is a bug of ours."""
     if isinstance(error, apsw.FullError):
         return StoreFull()
-    return StoreUnavailable(f"the store could not commit ({error}); the call can be repeated safely")
+    if isinstance(error, _CIRCUMSTANCES):
+        return StoreUnavailable(f"the store could not commit ({error}); the call can be repeated safely")
+    return None
 
 
 QUEUE_SHIFT: Final = 43
