@@ -114,6 +114,7 @@ class Link:
     async def run(self, taker: LeaseTaker) -> None:
         """Serve the taker until cancelled, through any number of connections."""
         failures = 0
+        this = cast("asyncio.Task[None]", asyncio.current_task())
         while True:
             try:
                 await self._converse(taker)
@@ -122,6 +123,9 @@ class Link:
                 reason = _reason(errors)
             except* TimeoutError:
                 reason = f"no acknowledgement for {ACKNOWLEDGE_SECONDS_MAX:g} seconds"
+            if this.cancelling():
+                # A TaskGroup that is cancelled while it ends with an error forgets the former (python/cpython#116720).
+                raise asyncio.CancelledError
             failures = 1 if self._connected else failures + 1
             self._note_trouble(reason)
             if self._draining:
