@@ -102,6 +102,7 @@ def test_what_was_deferred_before_up_ended_is_there_when_it_starts_again(tmp_pat
         with Client(up.target()) as client:
             client.resume_queue("default")
         assert handle.result(30) == 4
+        assert up.stop() == 0
 
 
 def test_up_says_in_one_line_why_it_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

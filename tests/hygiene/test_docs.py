@@ -68,6 +68,7 @@ def environment(page: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
     with Process(command, tmp_path / "up.log", found) as up:
         target = up.wait_for_log(r"listening address=(\S+)")[1]
         yield {**os.environ, **found, "ADJOURN_TARGET": target}
+        assert up.stop() == 0
 
 
 def test_the_examples_of_a_page_do_what_it_says(page: Path, environment: dict[str, str], tmp_path: Path):
