@@ -1,10 +1,12 @@
 """Merges the creates of many threads into few requests, without a thread of its own.
 
-Group commit as databases do it: the first caller sends; those who come while its request is on the way queue
-up, and one of them sends all of them with the next. A lone caller waits for nobody, and under load requests grow.
+Group commit as databases do it: the first caller sends; those who come while requests are on the way queue up, and one
+of them sends all of them with the next. A lone caller waits for nobody, and under load requests grow.
 
 Callers who shared a request come back together, but one of them is first, and would send alone while all the others
-just miss it. So whoever sends next gives them a moment: GATHER_SECONDS at most, and only until as many have come."""
+just miss it. So whoever sends next gives them a moment: GATHER_SECONDS at most, and only until half of the callers that
+there were lately have come. The other half is with the service meanwhile: both sides work at the same time.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
-from adjourn.calls import BATCH_BYTES_MAX, BATCH_TASKS_MAX
+from adjourn.calls import BATCH_BYTES_MAX, BATCH_TASKS_MAX, BATCHES_IN_FLIGHT_MAX
 from adjourn.errors import DeadlineExceeded, ServiceError, ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -58,10 +60,13 @@ class Outbox(Generic[RequestT]):
         self._send = send
         self._lock = threading.Lock()
         self._queue: deque[_Entry[RequestT]] = deque()
-        self._led = False
-        self._last_group = 1
+        self._leaders = 0
+        self._gathering = False
+        """A leader has not sent yet: whoever comes goes with it."""
         self._gathered: threading.Lock | None = None
-        """Held while a leader waits for the others; whoever makes them complete releases it."""
+        """Held while that leader waits for the others; whoever makes them complete releases it."""
+        self._callers = 0
+        self._callers_lately = 0
 
     def put(self, requests: Sequence[RequestT], size: int, deadline: float) -> Mapping[int, ServiceError]:
         """Send `requests`, which are no more than one request may hold and have `size` bytes; return when they are
@@ -70,14 +75,27 @@ class Outbox(Generic[RequestT]):
         Raises: ServiceError if they could not be sent by `deadline`, in seconds of the monotonic clock."""
         entry = _Entry(requests, size, deadline)
         with self._lock:
-            if self._led:
+            self._callers += 1
+            self._callers_lately = max(self._callers_lately, self._callers)
+            if self._gathering or self._leaders == BATCHES_IN_FLIGHT_MAX:
                 self._queue.append(entry)
                 if self._gathered is not None and self._complete():
                     self._gathered.release()
                     self._gathered = None
             else:
-                self._led = True
-                entry.leads = True
+                self._leaders += 1
+                self._appoint(entry)
+        try:
+            self._outcome(entry)
+        finally:
+            with self._lock:
+                self._callers -= 1
+        if entry.error is not None:
+            raise entry.error
+        return entry.failures
+
+    def _outcome(self, entry: _Entry[RequestT]) -> None:
+        """Wait for the outcome of an entry, or bring it about."""
         if not entry.leads:
             try:
                 entry.wake.acquire()
@@ -86,9 +104,6 @@ class Outbox(Generic[RequestT]):
                 raise
         if entry.leads:
             self._lead(entry)
-        if entry.error is not None:
-            raise entry.error
-        return entry.failures
 
     def _lead(self, leader: _Entry[RequestT]) -> None:
         """Send all that wait and fit into one request, tell them, and hand the lead on, whatever happens."""
@@ -96,10 +111,7 @@ class Outbox(Generic[RequestT]):
         error: ServiceError | None = None
         failures: Mapping[int, ServiceError] = {}
         try:
-            self._gather()
-            with self._lock:
-                self._take_group(group)
-                self._last_group = len(group)
+            self._gather(group)
             merged: list[RequestT] = []
             for entry in group:
                 merged += entry.requests
@@ -113,20 +125,36 @@ class Outbox(Generic[RequestT]):
         finally:
             self._finish(leader, group, failures, error)
 
-    def _gather(self) -> None:
-        """Wait for the callers of the last request to come back."""
-        with self._lock:
-            if self._complete():
-                return
-            self._gathered = gathered = threading.Lock()
-            gathered.acquire()
-        gathered.acquire(timeout=GATHER_SECONDS)
-        with self._lock:
-            self._gathered = None
+    def _gather(self, group: list[_Entry[RequestT]]) -> None:
+        """Move into `group` who goes with its leader, after a moment for those who are about to come."""
+        gathered = threading.Lock()
+        gathered.acquire()
+        try:
+            with self._lock:
+                if not self._complete():
+                    self._gathered = gathered
+            if self._gathered is gathered:
+                gathered.acquire(timeout=GATHER_SECONDS)
+        finally:
+            with self._lock:
+                self._gathered = None
+                self._gathering = False
+                self._take_group(group)
+                # Forgotten by and by, so that a rush does not slow down the lone caller after it.
+                self._callers_lately = max(self._callers, self._callers_lately * 3 // 4)
+                if self._queue and self._leaders < BATCHES_IN_FLIGHT_MAX:
+                    # More than one request may hold.
+                    self._leaders += 1
+                    self._hand_on()
 
     def _complete(self) -> bool:
-        """Say whether as many wait behind the leader as did the last time. The lock is held."""
-        return len(self._queue) >= self._last_group - 1
+        """Say whether half of the callers are with the leader. The lock is held."""
+        return len(self._queue) + 1 >= self._callers_lately // 2
+
+    def _appoint(self, entry: _Entry[RequestT]) -> None:
+        """Give the lead to an entry. The lock is held."""
+        entry.leads = True
+        self._gathering = True
 
     def _finish(
         self,
@@ -158,13 +186,13 @@ class Outbox(Generic[RequestT]):
                 entry.wake.release()
 
     def _hand_on(self) -> None:
-        """Give the lead to the first in the queue, or up if there is none. The lock is held."""
-        if self._queue:
+        """Give the lead to the first in the queue, or up if there is none or they have one. The lock is held."""
+        if self._queue and not self._gathering:
             entry = self._queue.popleft()
-            entry.leads = True
+            self._appoint(entry)
             entry.wake.release()
         else:
-            self._led = False
+            self._leaders -= 1
 
     def _take_group(self, group: list[_Entry[RequestT]]) -> None:
         """Move from the queue into `group`, which holds its leader, what fits into one request. The lock is held."""
@@ -183,4 +211,5 @@ class Outbox(Generic[RequestT]):
             if entry in self._queue:
                 self._queue.remove(entry)
             if entry.leads:
+                self._gathering = False
                 self._hand_on()
