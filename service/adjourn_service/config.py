@@ -32,8 +32,10 @@ class ServiceConfig:
     Raises: ConfigError, with every fault."""
 
     listen: str = field(
-        default="localhost:7766",
-        metadata=_about("Address and port of the gRPC service; port 0 takes a free one. Loopback only, by default."),
+        default="127.0.0.1:7766",
+        metadata=_about(
+            "Address and port of the gRPC service. Loopback by default; [::]:7766 for all addresses, port 0 for a free one."
+        ),
     )
     store: str = field(
         default="sqlite:///adjourn.db",
