@@ -34,7 +34,8 @@ class ServiceConfig:
     listen: str = field(
         default="127.0.0.1:7766",
         metadata=_about(
-            "Address and port of the gRPC service. Loopback by default; [::]:7766 for all addresses, port 0 for a free one."
+            "Address and port of the gRPC service: loopback by default, [::]:7766 for all addresses, port 0 for a free"
+            " port."
         ),
     )
     store: str = field(
