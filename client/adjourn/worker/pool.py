@@ -56,7 +56,8 @@ class Pool:
         self._waiting: deque[HeldLease] = deque()
         self._children: set[ChildProcess] = set()
         self._ready: list[ChildProcess] = []
-        self._look: asyncio.TimerHandle | None = None
+        self._look: asyncio.Handle | None = None
+        self._look_at = 0.0
         self._draining = False
         self._discarding = False
         self._empty = asyncio.Event()
@@ -186,9 +187,10 @@ class Pool:
         loop = asyncio.get_running_loop()
         when = loop.time() + delay
         if self._look is not None:
-            if self._look.when() <= when:
+            if self._look_at <= when:
                 return
             self._look.cancel()
+        self._look_at = when
         self._look = loop.call_at(when, self._look_for_stuck)
 
     def _look_for_stuck(self) -> None:
