@@ -151,7 +151,7 @@ def _result(task: Task, keys: SigningKeys | None) -> Any:
     if task.status.state == task_pb2.TASK_STATE_DEAD:
         error = task.status.attempts[-1].error if task.status.attempts else task_pb2.TaskError()
         raise TaskFailed(
-            f"{task.name} failed after {task.status.attempt_count} attempts: {error.type}: {error.message}",
+            f"{task.name} failed for good in attempt {task.status.attempt_count}: {error.type}: {error.message}",
             remote_type=error.type,
             remote_message=error.message,
             remote_traceback=error.traceback,

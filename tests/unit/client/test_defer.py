@@ -450,7 +450,7 @@ def test_result_of_a_failed_task_raises_the_remote_error(service, handle):
     error = task_pb2.TaskError(type="shop.Broken", message="no stock", traceback="Traceback ...")
     attempt = task_pb2.Attempt(number=3, error=error)
     end(service, handle, task_pb2.TASK_STATE_DEAD, attempt_count=3, attempts=[attempt])
-    with pytest.raises(adjourn.TaskFailed, match="failed after 3 attempts: shop") as failure:
+    with pytest.raises(adjourn.TaskFailed, match="failed for good in attempt 3: shop") as failure:
         handle.result()
     assert failure.value.remote_type == "shop.Broken"
     assert failure.value.remote_traceback == "Traceback ..."
