@@ -493,7 +493,9 @@ def test_current_task_is_what_the_worker_set():
 
 
 def test_exports_are_sorted_and_exist():
-    for module in (adjourn, adjourn.deferred):
+    from adjourn import deferred
+
+    for module in (adjourn, deferred):
         assert list(module.__all__) == sorted(module.__all__)
         assert all(getattr(module, name) is not None for name in module.__all__)
     assert set(adjourn.__all__) <= set(dir(adjourn))
