@@ -7,6 +7,7 @@ every commit, say so: nothing is polled, and nothing is missed.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from math import ceil
 from typing import Final
 
 from adjourn_service.clock import Clock
@@ -82,19 +83,21 @@ class Dispatcher:
             self.wake(queues)
 
     def wake(self, ready: Mapping[str, int]) -> None:
-        """Let parked demands ask again, longest parked first, until their credit covers what is ready."""
+        """Let parked demands ask for what is ready, each for its share, longest parked first.
+
+        Shares, and not all that credit allows: a worker that ran short tasks lately has credit for hundreds, and would
+        take the few long ones that come next from workers that are free."""
         if not self._parked:
             return
         for queue, count in ready.items():
-            if count <= 0:
-                continue
+            wanting = [demand for demand in self._parked if demand.wants(queue)] if count > 0 else []
             left = count
-            for demand in list(self._parked):
-                if demand.wants(queue):
-                    left -= demand.credit
-                    self._ask(demand)
-                    if left <= 0:
-                        break
+            for waiting, demand in zip(range(len(wanting), 0, -1), wanting, strict=True):
+                share = ceil(left / waiting)
+                left -= min(share, demand.credit)
+                self._ask(demand, share)
+                if left <= 0:
+                    break
 
     def release(self, leases: Iterable[str]) -> None:
         """Give leases back that never reached a worker."""
@@ -102,12 +105,12 @@ class Dispatcher:
         if settlements:
             self._commit.submit(Settle(others=settlements), _ignore)
 
-    def _ask(self, demand: Demand) -> None:
+    def _ask(self, demand: Demand, share: int = LEASE_LIMIT) -> None:
         if demand.asking or demand.credit <= 0 or demand.closed:
             return
         self._unpark(demand)
         demand.asking = True
-        limit = min(demand.credit, LEASE_LIMIT)
+        limit = min(demand.credit, share, LEASE_LIMIT)
         operation = Lease(demand.queues, limit, demand.worker_id, demand.duration_us, demand.tag, demand.key)
         self._commit.submit(operation, lambda result: self._answered(demand, limit, result))
 

@@ -33,11 +33,26 @@ async def test_a_create_that_nobody_waits_for_asks_for_nothing(broker, store, dr
     assert kinds(store) == [[Create]]
 
 
-async def test_as_many_demands_are_asked_for_as_the_tasks_can_feed(broker, store, driver):
+async def test_no_more_demands_are_asked_for_than_there_are_tasks(broker, store, driver):
     first, second, third = [await parked(broker, f"w{number}", credit=2) for number in range(3)]
-    await broker.create(Create([driver.new() for _ in range(3)]))
+    await broker.create(Create([driver.new() for _ in range(2)]))
     assert kinds(store) == [[Create, Lease, Lease]]
-    assert [len(each.leases) for each in (first, second, third)] == [2, 1, 0]
+    assert [len(each.leases) for each in (first, second, third)] == [1, 1, 0]
+
+
+async def test_tasks_are_shared_among_the_demands_that_wait(broker, driver):
+    # One of them could take all, and would run them one after the other.
+    hands = [await parked(broker, f"w{number}", credit=1000) for number in range(4)]
+    await broker.create(Create([driver.new() for _ in range(10)]))
+    await settled(broker)
+    assert [len(each.leases) for each in hands] == [3, 3, 2, 2]
+
+
+async def test_what_a_demand_has_no_credit_for_is_shared_among_the_others(broker, driver):
+    hands = [await parked(broker, f"w{number}", credit=credit) for number, credit in enumerate((1, 100, 100))]
+    await broker.create(Create([driver.new() for _ in range(9)]))
+    await settled(broker)
+    assert [len(each.leases) for each in hands] == [1, 4, 4]
 
 
 async def test_who_has_waited_longest_is_served_first(broker, driver):
