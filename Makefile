@@ -39,7 +39,7 @@ check: $(STAMP) ## Lint, check types, run the unit tests and the examples of the
 	$(BIN)/python proto/generate.py --image build/api.binpb
 	$(BIN)/buf lint build/api.binpb --config proto/buf.yaml --path adjourn/v1
 	$(BIN)/buf format --diff --exit-code proto
-	$(BIN)/mypy client service
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/unit tests/hygiene
 
 .PHONY: bench
